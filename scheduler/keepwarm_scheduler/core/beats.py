@@ -1,0 +1,148 @@
+"""Heartbeats: an agent's full state, compared with what the scheduler believes, and every difference repaired.
+
+Only what was commanded at or before the beat's ``as_of`` may be judged missing: what was commanded later may still be
+on its way. A beat older than the newest one is ignored.
+"""
+
+from keepwarm_scheduler.core.calls import abandon, lose_attempt, send_cancel
+from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.dispatching import book, hold_lease, put_on_idle, send_stop, serve, serve_node
+from keepwarm_scheduler.core.instances import end_instance, instance_ready, new_room
+from keepwarm_scheduler.core.nodes import new_capacity
+from keepwarm_scheduler.core.recovery import claim, node_reported
+from keepwarm_scheduler.core.starting import consider_starts, register_instance, resolve, unlock
+from keepwarm_scheduler.core.state import Attempt, Instance, Node, Pool
+from keepwarm_scheduler.core.transitions import INSTANCE, InstanceState, change
+from keepwarm_wire.messages import AgentBeat, AgentBeatReply, InstanceReady, RunningAttempt
+from keepwarm_wire.messages import InstanceState as ReportedInstance
+
+__all__ = ["on_beat"]
+
+
+def on_beat(cluster: Cluster, node: Node, beat: AgentBeat) -> None:
+    """Full state from an agent: repair whatever differs."""
+    if beat.beat_number <= node.last_beat:
+        return
+    was_first = node.last_beat == 0
+    node.last_beat, node.as_of = beat.beat_number, beat.as_of
+    node.load = (beat.load.cpu_permille, beat.load.memory_free_bytes, beat.load.disk_free_bytes)
+    node.environments = {entry.environment_id: entry.size_bytes for entry in beat.environments}
+    listed: dict[int, None] = {}
+    attempts: dict[int, None] = {held.attempt: None for held in beat.held}
+    for reported in beat.instances:
+        listed[reported.instance_id] = None
+        attempts.update((running.attempt, None) for running in reported.attempts)
+        _sync_instance(cluster, node, reported)
+    _end_missing(cluster, node, listed, attempts)
+    _repair_locks(cluster, node, beat)
+    node_reported(cluster, node.name)
+    cluster.send(node, AgentBeatReply(beat.beat_number, node.last_command))
+    if was_first:
+        new_capacity(cluster)
+    serve_node(cluster, node)
+
+
+def _end_missing(cluster: Cluster, node: Node, listed: dict[int, None], attempts: dict[int, None]) -> None:
+    # Instances first: else the end of a lost attempt would make its lost instance look idle.
+    for instance in list(node.instances.values()):
+        if instance.command <= node.as_of and instance.instance_id not in listed:
+            end_instance(cluster, instance)
+            new_room(cluster)
+            if instance.pool.queued:
+                consider_starts(cluster, instance.pool)
+    for attempt in list(node.attempts.values()):
+        if attempt.command <= node.as_of and attempt.token not in attempts:
+            lose_attempt(cluster, attempt, was_node_lost=False)
+        elif 0 < attempt.cancel_command <= node.as_of:
+            send_cancel(cluster, attempt)
+
+
+def _repair_locks(cluster: Cluster, node: Node, beat: AgentBeat) -> None:
+    for environment in list(cluster.locking.values()):
+        is_missing = environment.locking_node is node and environment.locking_command <= beat.as_of
+        if is_missing and environment.spec_key not in beat.locks_under_way:
+            unlock(cluster, environment)
+            if environment.waiting:
+                resolve(cluster, environment)
+
+
+def _sync_instance(cluster: Cluster, node: Node, reported: ReportedInstance) -> None:
+    instance = node.instances.get(reported.instance_id)
+    if instance is None:
+        if reported.instance_id in node.ended or reported.state == "ended":
+            return
+        instance = _adopt_instance(cluster, node, reported)
+    instance.process_id = reported.process_id
+    if instance.state is InstanceState.SUSPENDED:
+        _resume(cluster, instance, reported)
+    elif instance.state is InstanceState.STARTING and reported.state in ("idle", "busy"):
+        instance_ready(cluster, node, InstanceReady(instance.instance_id, reported.process_id, True, 0, 0))
+    elif instance.state is InstanceState.STOPPING and reported.state == "idle":
+        if instance.stop_command <= node.as_of:
+            send_stop(cluster, instance)
+    elif instance.state is InstanceState.BUSY and instance.attempt is None and reported.state == "idle":
+        instance.pool.busy -= 1
+        change(instance, INSTANCE, InstanceState.IDLE)
+        put_on_idle(instance)
+        hold_lease(cluster, instance)
+        serve(cluster, instance.pool)
+    for running in reported.attempts:
+        _sync_attempt(cluster, instance, running)
+
+
+def _adopt_instance(cluster: Cluster, node: Node, reported: ReportedInstance) -> Instance:
+    """An instance of an earlier scheduler: its lease is rebuilt from the idle times that the agent measured."""
+    pool = cluster.pools.get(reported.pool)
+    if pool is None:
+        # No client has declared a function for it yet: the pool is known by its key alone, until one does.
+        pool = cluster.pools[reported.pool] = Pool(reported.pool, reported.environment_id, node.platform)
+    instance = Instance(
+        reported.instance_id, pool, node, reported.memory_bytes, 0, 0, cluster.now_ns, InstanceState.SUSPENDED
+    )
+    instance.ready_ns = 1
+    register_instance(cluster, instance)
+    return instance
+
+
+def _resume(cluster: Cluster, instance: Instance, reported: ReportedInstance) -> None:
+    instance.sequence = reported.sequence
+    for lease in reported.leases:
+        instance.lease.restart(lease.function, cluster.now_ns - lease.idle_us * 1_000, lease.keep_alive_us)
+    if reported.state in ("building", "starting"):
+        change(instance, INSTANCE, InstanceState.STARTING)
+        instance.pool.starting += 1
+    elif reported.state == "stopping":
+        change(instance, INSTANCE, InstanceState.STOPPING)
+    elif reported.state == "busy":
+        change(instance, INSTANCE, InstanceState.BUSY)
+        instance.pool.busy += 1
+    else:
+        change(instance, INSTANCE, InstanceState.IDLE)
+        instance.ready_ns = instance.ready_ns or cluster.now_ns
+        if not reported.leases:
+            instance.lease.restart("", cluster.now_ns - reported.idle_us * 1_000, instance.keep_alive_us)
+        put_on_idle(instance)
+        hold_lease(cluster, instance)
+        serve(cluster, instance.pool)
+
+
+def _sync_attempt(cluster: Cluster, instance: Instance, running: RunningAttempt) -> None:
+    """An attempt runs on a node. If it is unknown it is from an earlier scheduler, or superseded."""
+    if running.attempt in cluster.attempts:
+        return
+    if instance.state is not InstanceState.BUSY or instance.attempt is not None:
+        return
+    attempt = Attempt(
+        running.attempt,
+        None,
+        (running.session_id, running.call_number),
+        instance,
+        0,
+        cluster.now_ns - running.elapsed_us * 1_000,
+        is_running=True,
+    )
+    instance.attempt = attempt
+    cluster.attempts[attempt.token] = instance.node.attempts[attempt.token] = attempt
+    book(attempt)
+    if not claim(cluster, attempt):
+        abandon(cluster, attempt)

@@ -1,0 +1,267 @@
+"""Attempts and their ends: what counts as an outcome, what is run again, how a call is stopped.
+
+Only the current attempt of a call can end it. Every other report about a call (a stale attempt's outcome, a second
+copy of the right one) is answered by *final*, so that the node may forget it, and otherwise ignored.
+"""
+
+from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.dispatching import free_instance, restart_lease, serve, serve_node, stop
+from keepwarm_scheduler.core.outcomes import fail, record, report_of
+from keepwarm_scheduler.core.starting import admit, consider_starts
+from keepwarm_scheduler.core.state import Attempt, Call, Instance, Node
+from keepwarm_scheduler.core.transitions import CALL, CallState, InstanceState, change
+from keepwarm_wire.identifiers import epoch_of
+from keepwarm_wire.messages import AttemptDone, AttemptRefused, AttemptStarted, CancelAttempt, Failure, Status
+
+__all__ = [
+    "attempt_done",
+    "attempt_refused",
+    "attempt_started",
+    "cancel",
+    "forget",
+    "give_up_held",
+    "lose_attempt",
+    "place_again",
+    "retry_due",
+    "submit",
+    "take_held",
+    "time_out",
+]
+
+_CRASH_KINDS = {"process_died": "crashes", "out_of_memory": "out_of_memory"}
+_RETRY_BASE_NS = 500_000_000
+_RETRY_MAX_NS = 30_000_000_000
+
+
+# ---------------------------------------------------------------- the way in
+
+
+def submit(cluster: Cluster, call: Call) -> None:
+    """A new call: to an idle instance at once, or into the queue."""
+    pool = admit(cluster, call)
+    if pool is not None:
+        serve(cluster, pool)
+        if call.state is CallState.QUEUED:
+            consider_starts(cluster, pool)
+
+
+def place_again(cluster: Cluster, call: Call) -> None:
+    """A call whose attempt was lost or refused goes back to the head of its queue."""
+    change(call, CALL, CallState.QUEUED)
+    call.attempt = None
+    if call.cancel_reason:
+        fail(cluster, call, Status.CANCELLED, "cancelled", f"Cancelled: {call.cancel_reason}.")
+        return
+    pool = admit(cluster, call, first=True)
+    if pool is not None:
+        serve(cluster, pool)
+        consider_starts(cluster, pool)
+
+
+def retry_due(cluster: Cluster, call: Call) -> None:
+    """The delay before another attempt is over."""
+    if call.state is CallState.QUEUED and call.reason == "not before":
+        submit(cluster, call)
+
+
+# ---------------------------------------------------------------- what agents say of attempts
+
+
+def attempt_started(_: Cluster, node: Node, message: AttemptStarted) -> None:
+    """The runner runs it: from here on the call is to blame for what happens to the process."""
+    attempt = node.attempts.get(message.attempt)
+    if attempt is None:
+        return
+    attempt.is_running = True
+    if attempt.call is not None and attempt.call.state is CallState.DISPATCHED:
+        change(attempt.call, CALL, CallState.RUNNING)
+
+
+def attempt_refused(cluster: Cluster, node: Node, message: AttemptRefused) -> None:
+    """The instance was gone or busy: the call lost a race and is placed again."""
+    attempt = node.attempts.get(message.attempt)
+    if attempt is not None:
+        _end_attempt(cluster, attempt)
+        if attempt.call is not None:
+            place_again(cluster, attempt.call)
+
+
+def lose_attempt(cluster: Cluster, attempt: Attempt, *, was_node_lost: bool) -> None:
+    """An attempt is known to be gone without an outcome: a lost message, or a lost node."""
+    call = attempt.call
+    _end_attempt(cluster, attempt)
+    if call is None:
+        return
+    if not was_node_lost:
+        place_again(cluster, call)
+        return
+    call.lost_nodes += 1
+    limit = call.function.options.retries.lost_node
+    if call.lost_nodes > limit and not call.cancel_reason:
+        node = attempt.instance.node.name
+        message = f"Node {node} was lost while it ran the call, for the {call.lost_nodes}. time; retries allow {limit}."
+        fail(cluster, call, Status.LOST, "node_lost", message)
+        return
+    place_again(cluster, call)
+
+
+def attempt_done(cluster: Cluster, node: Node, message: AttemptDone) -> None:
+    """An attempt has an outcome. It counts if it is the current attempt of a call that has none yet."""
+    attempt = node.attempts.get(message.attempt)
+    if attempt is None:
+        _stale_outcome(cluster, node, message)
+        return
+    instance, call = attempt.instance, attempt.call
+    instance.sequence = max(instance.sequence, message.sequence)
+    free_instance(cluster, attempt)
+    if call is None:
+        _stale_outcome(cluster, node, message)
+    else:
+        instance.pool.statistics.add_run(message.run_us * 1_000)
+        _end_call(cluster, node, call, attempt, message)
+    _after_use(cluster, instance, call)
+    serve_node(cluster, node)
+
+
+def _end_call(cluster: Cluster, node: Node, call: Call, attempt: Attempt, message: AttemptDone) -> None:
+    if message.status == Status.FAILED and _is_retried(cluster, call, message.failure):
+        cluster.settle(node, message.attempt)
+        cluster.drop(message.result)
+        return
+    status, failure = message.status, message.failure
+    if call.crashes >= cluster.config.crashes_max and failure is not None and failure.kind in _CRASH_KINDS:
+        status = Status.POISONED
+        failure = failure._replace(kind="poisoned", message=f"{failure.message} It did so {call.crashes} times.")
+    record(cluster, call, status, message.result, failure, report_of(attempt, call, message))
+    call.settled_attempt = (node, message.attempt)
+
+
+def _after_use(cluster: Cluster, instance: Instance, call: Call | None) -> None:
+    """The call's end begins the lease anew; a private instance has served its one call."""
+    if instance.state is not InstanceState.IDLE:
+        return
+    if instance.pool.is_private:
+        stop(cluster, instance, "released")
+        return
+    if call is not None:
+        restart_lease(cluster, instance, call.function.name, call.function.options.keep_alive_us)
+    else:
+        restart_lease(cluster, instance, "", instance.keep_alive_us)
+    serve(cluster, instance.pool)
+
+
+def _stale_outcome(cluster: Cluster, node: Node, message: AttemptDone) -> None:
+    """Not a current attempt of this node: an old one, or one of an earlier scheduler whose client is to come back."""
+    key = (message.session_id, message.call_number)
+    session = cluster.sessions.get(message.session_id)
+    if epoch_of(message.attempt) < cluster.epoch and (session is None or message.call_number not in session.seen):
+        if key not in cluster.held:
+            cluster.held[key] = (node, message)
+            cluster.timer("held", key, cluster.config.session_lost_ns)
+        return
+    call = None if session is None else session.calls.get(message.call_number)
+    if call is not None and call.key in cluster.recovering:
+        take_held(cluster, call, node, message)
+    elif call is None or call.settled_attempt != (node, message.attempt):
+        cluster.settle(node, message.attempt)
+        cluster.drop(message.result)
+
+
+def take_held(cluster: Cluster, call: Call, node: Node, message: AttemptDone) -> None:
+    """An outcome that a node kept while the scheduler was away is the call's outcome."""
+    record(cluster, call, message.status, message.result, message.failure, None)
+    call.settled_attempt = (node, message.attempt)
+
+
+def give_up_held(cluster: Cluster, key: tuple[bytes, int]) -> None:
+    """The client of a kept outcome did not come back: the node may forget it."""
+    node, message = cluster.held.pop(key)
+    cluster.settle(node, message.attempt)
+    cluster.drop(message.result)
+
+
+def _end_attempt(cluster: Cluster, attempt: Attempt) -> None:
+    instance = attempt.instance
+    free_instance(cluster, attempt)
+    _after_use(cluster, instance, None)
+    serve_node(cluster, instance.node)
+
+
+def _is_retried(cluster: Cluster, call: Call, failure: Failure | None) -> bool:
+    """Count the failure by its class and, if the function's retries cover it, arrange another attempt."""
+    kind = "" if failure is None else failure.kind
+    limits = call.function.options.retries
+    if kind in _CRASH_KINDS:
+        call.crashes += 1
+        limit = limits.crash if kind == "process_died" else limits.out_of_memory
+        used = call.crashes
+        allowed = used <= limit and used < cluster.config.crashes_max
+    elif kind in ("user_exception", "setup_failed"):
+        call.exceptions += 1
+        used = call.exceptions
+        allowed = used <= limits.exceptions
+    else:
+        return False
+    if not allowed or call.cancel_reason:
+        return False
+    if call.state is CallState.DISPATCHED:
+        change(call, CALL, CallState.RUNNING)
+    change(call, CALL, CallState.QUEUED)
+    call.attempt, call.reason = None, "not before"
+    call.timed = True
+    cluster.timer("retry", call.key, min(_RETRY_BASE_NS << (used - 1), _RETRY_MAX_NS))
+    return True
+
+
+# ---------------------------------------------------------------- stopping a call
+
+
+def cancel(cluster: Cluster, call: Call, reason: str) -> None:
+    """Stop a call: at once if it waits, through its node if it runs. Repeating it is harmless."""
+    if call.state is CallState.DONE:
+        return
+    call.cancel_reason = call.cancel_reason or reason
+    if call.attempt is None:
+        fail(cluster, call, Status.CANCELLED, "cancelled", f"Cancelled: {reason}.")
+    else:
+        send_cancel(cluster, call.attempt)
+
+
+def send_cancel(cluster: Cluster, attempt: Attempt) -> None:
+    """Order a node to stop an attempt."""
+    node = attempt.instance.node
+    attempt.cancel_command = cluster.next_command(node)
+    cluster.send(node, CancelAttempt(attempt.cancel_command, attempt.token, cluster.config.cancel_grace_us))
+
+
+def time_out(cluster: Cluster, call: Call, which: str) -> None:
+    """The queue timeout or the overall timeout is over."""
+    if call.state is CallState.DONE or (which == "queue" and call.state is not CallState.QUEUED):
+        return
+    options = call.function.options
+    limit_us = options.queue_timeout_us if which == "queue" else options.overall_timeout_us
+    doing = f"it was waiting: {call.reason}" if call.state is CallState.QUEUED else "it was running"
+    message = f"The call did not {'start' if which == 'queue' else 'end'} within {limit_us / 1e6:g} s ({doing})."
+    attempt = call.attempt
+    fail(cluster, call, Status.TIMED_OUT, f"{which}_timeout", message)
+    if attempt is not None:
+        abandon(cluster, attempt)
+
+
+def abandon(cluster: Cluster, attempt: Attempt) -> None:
+    """Nobody waits for this attempt any more: stop it; its outcome will not count."""
+    if attempt.call is not None:
+        attempt.call.attempt = None
+    attempt.call = None
+    send_cancel(cluster, attempt)
+
+
+def forget(cluster: Cluster, call: Call) -> None:
+    """The client has the outcome: nothing of the call remains but its number in the session's seen set."""
+    if call.state is not CallState.DONE:
+        return
+    call.session.calls.pop(call.number, None)
+    if call.outcome is not None:
+        cluster.drop(call.outcome.result)
+    if call.settled_attempt is not None:
+        cluster.settle(*call.settled_attempt)

@@ -1,0 +1,117 @@
+"""The whole state of one scheduler, its two wheels, and the effects that the current turn has produced.
+
+The other modules are functions on a ``Cluster``; this one gives them identity numbers, timers and sending, and
+knows nothing of policy. Effects are collected, not performed: a turn changes state first and acts afterwards.
+"""
+
+from collections.abc import Hashable
+
+from keepwarm_scheduler.config import CoreConfig
+from keepwarm_scheduler.core.effects import DropPayload, Effect, Send
+from keepwarm_scheduler.core.state import Attempt, Call, Environment, Instance, Node, Pool, Session
+from keepwarm_scheduler.core.wheel import TimingWheel
+from keepwarm_wire.identifiers import token
+from keepwarm_wire.messages import AttemptDone, Final, Message, Payload, Reference
+
+__all__ = ["Cluster", "TimerKey"]
+
+TimerKey = tuple[str, Hashable]
+"""What a timer is about and whom: ("node", name), ("queue", call key), ..."""
+
+_TIMER_TICK_NS = 10_000_000
+
+
+class Cluster:
+    """Everything the scheduler knows. One per process; made anew at each start."""
+
+    def __init__(self, config: CoreConfig, epoch: int, cluster_id: bytes, now_ns: int) -> None:
+        self.config = config
+        self.epoch = epoch
+        self.cluster_id = cluster_id
+        self.now_ns = now_ns
+        self.started_ns = now_ns
+        self.effects: list[Effect] = []
+        self.leases: TimingWheel[int] = TimingWheel(config.tick_ns, now_ns)
+        self.timers: TimingWheel[TimerKey] = TimingWheel(_TIMER_TICK_NS, now_ns)
+        self.peers: dict[bytes, Session | Node] = {}
+        self.admins: dict[bytes, None] = {}
+        self.sessions: dict[bytes, Session] = {}
+        self.nodes: dict[str, Node] = {}
+        self.environments: dict[tuple[str, bytes], Environment] = {}
+        self.locking: dict[tuple[str, bytes], Environment] = {}
+        """Environments whose lock a node is making."""
+        self.pools: dict[bytes, Pool] = {}
+        self.blocked: dict[bytes, Pool] = {}
+        """Pools that wanted a start and found no room."""
+        self.instances: dict[int, Instance] = {}
+        self.attempts: dict[int, Attempt] = {}
+        self.unclaimed: dict[tuple[bytes, int], Attempt] = {}
+        """Attempts found on nodes after a restart, whose clients have not come back yet."""
+        self.held: dict[tuple[bytes, int], tuple[Node, AttemptDone]] = {}
+        """Outcomes that nodes kept over a restart, whose clients have not come back yet."""
+        self.waiting_nodes: dict[str, None] = {}
+        """Nodes of the last epoch that have not reported yet."""
+        self.recovering: dict[tuple[bytes, int], Call] = {}
+        """Calls sent again that one of those nodes may be running."""
+        self.is_recovering = False
+        self.capacity_version = 0
+        """Grows whenever a node could take an instance that it could not take before."""
+        self.had_client = False
+        self.is_stopping = False
+        self._last_attempt = 0
+        self._last_instance = 0
+        self._finals: dict[str, list[int]] = {}
+
+    # ------------------------------------------------------------ identity
+
+    def next_attempt(self) -> int:
+        """A token that no attempt of this cluster ever had."""
+        self._last_attempt += 1
+        return token(self.epoch, self._last_attempt)
+
+    def next_instance(self) -> int:
+        """An id that no instance of this cluster ever had."""
+        self._last_instance += 1
+        return token(self.epoch, self._last_instance)
+
+    @staticmethod
+    def next_command(node: Node) -> int:
+        """The number of the next command to a node."""
+        node.last_command += 1
+        return node.last_command
+
+    # ------------------------------------------------------------ effects
+
+    def send(self, to: Session | Node, message: Message, *, after_sync: bool = False) -> None:
+        """Send to a session or node, if it is connected. Else the message is lost, and repaired as any lost one."""
+        if to.peer:
+            self.effects.append(Send(to.peer, message, after_sync))
+
+    def drop(self, payload: Payload) -> None:
+        """The bytes of a payload are needed no longer."""
+        if isinstance(payload, Reference):
+            self.effects.append(DropPayload(payload.payload_id))
+
+    def settle(self, node: Node, attempt: int) -> None:
+        """Tell a node, at the end of the turn, that an attempt's outcome is final."""
+        self._finals.setdefault(node.name, []).append(attempt)
+
+    def flush_finals(self) -> None:
+        """Send the settled attempts of this turn, one message per node."""
+        if not self._finals:
+            return
+        for name, attempts in self._finals.items():
+            node = self.nodes.get(name)
+            if node is not None:
+                self.send(node, Final(tuple(attempts)))
+        self._finals = {}
+
+    # ------------------------------------------------------------ time
+
+    def timer(self, kind: str, subject: Hashable, delay_ns: int) -> None:
+        """Have something happen after a delay; setting it again moves it."""
+        self.timers.schedule((kind, subject), self.now_ns + delay_ns)
+
+    def cancel_timer(self, kind: str, subject: Hashable) -> None:
+        """Forget a timer, if it is set."""
+        self.timers.cancel((kind, subject))

@@ -1,0 +1,142 @@
+"""Instances from their starts to their ends, as the agents report them.
+
+An instance ends exactly once: ``end_instance`` takes it out of every index and remembers its id, so that a late
+report about it finds nothing. The outcome of the call that it may have been serving is another matter: the agent
+repeats that until it is final, and it alone decides what becomes of the call.
+"""
+
+from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.dispatching import put_on_idle, restart_lease, serve, stop, take_off_idle
+from keepwarm_scheduler.core.starting import consider_starts, fail_waiting
+from keepwarm_scheduler.core.state import Instance, Node, Pool
+from keepwarm_scheduler.core.transitions import INSTANCE, InstanceState, change
+from keepwarm_wire.messages import Failure, InstanceBusy, InstanceEnded, InstanceProgress, InstanceReady, Progress
+
+__all__ = [
+    "end_instance",
+    "instance_busy",
+    "instance_ended",
+    "instance_progress",
+    "instance_ready",
+    "new_room",
+    "suspend",
+]
+
+_ENDED_REMEMBERED = 1_000
+
+
+def instance_ready(cluster: Cluster, node: Node, message: InstanceReady) -> None:
+    """A process waits for calls. Its lease begins, with the keep_alive it was started for."""
+    instance = node.instances.get(message.instance_id)
+    if instance is None or instance.state is not InstanceState.STARTING:
+        return
+    pool = instance.pool
+    instance.process_id, instance.was_built = message.process_id, message.was_built
+    instance.build_us, instance.start_us = message.build_us, message.start_us
+    instance.ready_ns = cluster.now_ns
+    pool.statistics.add_start(cluster.now_ns - instance.wanted_ns)
+    pool.start_failures = 0
+    pool.starting -= 1
+    change(instance, INSTANCE, InstanceState.IDLE)
+    put_on_idle(instance)
+    node.environments.setdefault(pool.environment_id, 0)
+    restart_lease(cluster, instance, "", instance.keep_alive_us)
+    serve(cluster, pool)
+    if pool.is_private and instance in pool.idle:
+        stop(cluster, instance, "released")
+
+
+def instance_progress(cluster: Cluster, node: Node, message: InstanceProgress) -> None:
+    """Tell the sessions whose calls wait in this pool, each once."""
+    instance = node.instances.get(message.instance_id)
+    if instance is None:
+        return
+    instance.phase = message.phase
+    elapsed_us = (cluster.now_ns - instance.wanted_ns) // 1_000
+    told: dict[tuple[bytes, int], None] = {}
+    for call in instance.pool.queue:
+        session, number = call.session, call.function.declaration.function_number
+        if (session.session_id, number) not in told:
+            told[(session.session_id, number)] = None
+            cluster.send(session, Progress(number, node.name, message.phase, message.detail, elapsed_us))
+
+
+def instance_busy(cluster: Cluster, node: Node, message: InstanceBusy) -> None:
+    """The node refused a stop: it knows of a later call. The lease begins anew; the next beat tells the rest."""
+    instance = node.instances.get(message.instance_id)
+    if instance is None or instance.state is not InstanceState.STOPPING:
+        return
+    instance.sequence = message.sequence
+    change(instance, INSTANCE, InstanceState.IDLE)
+    put_on_idle(instance)
+    restart_lease(cluster, instance, "", instance.keep_alive_us)
+    serve(cluster, instance.pool)
+
+
+def instance_ended(cluster: Cluster, node: Node, message: InstanceEnded) -> None:
+    """A process is gone, whatever the cause."""
+    instance = node.instances.get(message.instance_id)
+    if instance is None:
+        return
+    never_ready = instance.ready_ns == 0
+    pool = instance.pool
+    end_instance(cluster, instance)
+    if never_ready and message.failure is not None:
+        _start_failed(cluster, pool, node, message.failure, retryable=message.retryable)
+    new_room(cluster)
+    if pool.queued:
+        consider_starts(cluster, pool)
+
+
+def _start_failed(cluster: Cluster, pool: Pool, node: Node, failure: Failure, *, retryable: bool) -> None:
+    pool.start_failures += 1
+    if not retryable or pool.start_failures >= cluster.config.start_attempts_max:
+        pool.start_failures = 0
+        fail_waiting(cluster, pool, failure, node.name)
+
+
+def end_instance(cluster: Cluster, instance: Instance) -> None:
+    """Take an instance out of every index; its memory and GPUs are free again. Exactly once."""
+    pool, node = instance.pool, instance.node
+    if instance.state is InstanceState.ENDED:
+        return
+    _leave_state(instance)
+    change(instance, INSTANCE, InstanceState.ENDED)
+    cluster.leases.cancel(instance.instance_id)
+    for index in (cluster.instances, pool.instances, node.instances):
+        index.pop(instance.instance_id, None)
+    pool.per_node[node.name] -= 1
+    if not pool.per_node[node.name]:
+        del pool.per_node[node.name]
+    node.free["memory"] += instance.memory_bytes
+    node.free["gpu"] += pool.shape.gpu
+    node.ended[instance.instance_id] = None
+    if len(node.ended) > _ENDED_REMEMBERED:
+        node.ended.pop(next(iter(node.ended)))
+
+
+def _leave_state(instance: Instance) -> None:
+    if instance.state is InstanceState.IDLE:
+        take_off_idle(instance)
+    elif instance.state is InstanceState.STARTING:
+        instance.pool.starting -= 1
+    elif instance.state is InstanceState.BUSY:
+        instance.pool.busy -= 1
+
+
+def suspend(cluster: Cluster, instance: Instance) -> None:
+    """The instance's node is out of reach: nothing is sent to it, and it has no deadline here."""
+    if instance.state in (InstanceState.SUSPENDED, InstanceState.ENDED):
+        return
+    _leave_state(instance)
+    change(instance, INSTANCE, InstanceState.SUSPENDED)
+    cluster.leases.cancel(instance.instance_id)
+
+
+def new_room(cluster: Cluster) -> None:
+    """Memory came free on a node: pools that found no room may look again."""
+    cluster.capacity_version += 1
+    blocked, cluster.blocked = cluster.blocked, {}
+    for pool in blocked.values():
+        if pool.queued:
+            consider_starts(cluster, pool)

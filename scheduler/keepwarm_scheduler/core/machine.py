@@ -1,0 +1,269 @@
+"""The scheduler's core: one state machine, ``handle(now_ns, event) -> effects``, and the time of its next deadline.
+
+What each message means is in the modules named in the tables below; this one only finds the right function, keeps
+the order of a turn (messages before expiries at equal times), and decides when a local cluster's work is over.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from keepwarm_scheduler.config import CoreConfig
+from keepwarm_scheduler.core import beats, calls, instances, nodes, recovery, relaying, sessions, starting, status
+from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.dispatching import expire
+from keepwarm_scheduler.core.effects import Effect, Send, StopProcess
+from keepwarm_scheduler.core.events import Event, PeerLost, PeerMessage, Restored, Tick
+from keepwarm_scheduler.core.state import Call, Node, Session
+from keepwarm_wire.messages import (
+    AdminHello,
+    AgentBeat,
+    AgentHello,
+    AttemptDone,
+    AttemptOutput,
+    AttemptRefused,
+    AttemptStarted,
+    Cancel,
+    ClientBeat,
+    ClientHello,
+    DeclareFunction,
+    Goodbye,
+    InstanceBusy,
+    InstanceEnded,
+    InstanceProgress,
+    InstanceReady,
+    LockFailed,
+    LockMade,
+    LockProgress,
+    NeedFunction,
+    Received,
+    Refused,
+    StatusReply,
+    StatusRequest,
+    StopCluster,
+    StopRefused,
+    Submit,
+    Welcome,
+)
+from keepwarm_wire.version import negotiate
+
+__all__ = ["SchedulerCore"]
+
+_FROM_CLIENT: dict[type, Callable[[Cluster, Session, Any], None]] = {
+    Submit: sessions.submit_call,
+    Received: sessions.received,
+    ClientBeat: sessions.beat,
+    Cancel: sessions.cancel_call,
+    DeclareFunction: sessions.declare,
+    Goodbye: lambda cluster, session, _: sessions.end(cluster, session),
+}
+
+_FROM_AGENT: dict[type, Callable[[Cluster, Node, Any], None]] = {
+    AttemptDone: calls.attempt_done,
+    AttemptStarted: calls.attempt_started,
+    AttemptOutput: relaying.output,
+    AttemptRefused: calls.attempt_refused,
+    AgentBeat: beats.on_beat,
+    InstanceReady: instances.instance_ready,
+    InstanceEnded: instances.instance_ended,
+    InstanceBusy: instances.instance_busy,
+    InstanceProgress: instances.instance_progress,
+    LockMade: relaying.lock_made,
+    LockFailed: relaying.lock_failed,
+    LockProgress: relaying.lock_progress,
+    NeedFunction: relaying.need_function,
+    Goodbye: lambda cluster, node, _: nodes.leave(cluster, node),
+}
+
+
+class SchedulerCore:
+    """The whole scheduler without its sockets, clock and disk.
+
+    Args:
+        config: the settings, frozen.
+        epoch: how many times this cluster's scheduler has started; on disk before it is given here.
+        cluster_id: 16 random bytes, made once per cluster.
+        now_ns: the monotonic clock at the start.
+    """
+
+    def __init__(self, config: CoreConfig, epoch: int, cluster_id: bytes, now_ns: int) -> None:
+        self.cluster = Cluster(config, epoch, cluster_id, now_ns)
+        if config.local:
+            self.cluster.timer("first client", "", config.local_first_client_ns)
+
+    def handle(self, now_ns: int, event: Event) -> list[Effect]:
+        """Take one event and return what is to be done, in order."""
+        cluster = self.cluster
+        cluster.now_ns = max(cluster.now_ns, now_ns)
+        if type(event) is PeerMessage:
+            self._message(event)
+        elif type(event) is Tick:
+            self._expiries()
+        elif type(event) is PeerLost:
+            self._peer_lost(event.peer)
+        else:
+            assert type(event) is Restored
+            self._restore(event)
+        cluster.flush_finals()
+        self._maybe_finished()
+        effects, cluster.effects = cluster.effects, []
+        return effects
+
+    def stop(self, reason: str) -> list[Effect]:
+        """Tell everyone that the scheduler is leaving. Calls that run are cancelled with their agents' end."""
+        self._stop(reason)
+        effects, self.cluster.effects = self.cluster.effects, []
+        return effects
+
+    def next_deadline(self) -> int | None:
+        """When a ``Tick`` is due, on the clock that ``handle`` is given; None when nothing is timed."""
+        deadlines = [d for d in (self.cluster.leases.next_deadline(), self.cluster.timers.next_deadline()) if d]
+        return min(deadlines, default=None)
+
+    # ------------------------------------------------------------ messages
+
+    def _message(self, event: PeerMessage) -> None:
+        cluster, message = self.cluster, event.message
+        kind = type(message)
+        owner = cluster.peers.get(event.peer)
+        if type(owner) is Session:
+            owner.heard_ns = cluster.now_ns
+            from_client = _FROM_CLIENT.get(kind)
+            if from_client is not None:
+                from_client(cluster, owner, message)
+                return
+        elif type(owner) is Node:
+            owner.heard_ns = cluster.now_ns
+            from_agent = _FROM_AGENT.get(kind)
+            if from_agent is not None:
+                from_agent(cluster, owner, message)
+                return
+        self._hello_or_admin(event)
+
+    def _hello_or_admin(self, event: PeerMessage) -> None:
+        message = event.message
+        if type(message) in (ClientHello, AgentHello, AdminHello):
+            self._hello(event)
+        elif event.peer in self.cluster.admins:
+            self._admin(event)
+        else:
+            reason = f"{type(message).__name__} from a connection that has not said hello in that role."
+            self._reply(event.peer, Refused("hello_first", reason))
+
+    def _hello(self, event: PeerMessage) -> None:
+        cluster, message = self.cluster, event.message
+        agreed = negotiate(message.protocol_min, message.protocol_max, message.software)
+        if not agreed.protocol:
+            self._reply(event.peer, Refused("protocol_version", agreed.reason))
+        elif type(message) is ClientHello:
+            if len(cluster.sessions) >= cluster.config.sessions_max:
+                self._reply(event.peer, Refused("too_many_sessions", "The scheduler has no room for another client."))
+            else:
+                sessions.open_session(cluster, event.peer, event.principal, message)
+        elif type(message) is AgentHello:
+            nodes.register(cluster, event.peer, message)
+        else:
+            cluster.admins[event.peer] = None
+            interval_us = cluster.config.beat_interval_ns // 1_000
+            self._reply(
+                event.peer, Welcome(agreed.protocol, cluster.cluster_id, cluster.epoch, True, 0, 0, interval_us)
+            )
+
+    def _admin(self, event: PeerMessage) -> None:
+        cluster, message = self.cluster, event.message
+        if type(message) is StatusRequest:
+            self._reply(event.peer, StatusReply(message.request_number, status.document(cluster)))
+        elif type(message) is StopCluster:
+            unfinished = sum(len(session.calls) for session in cluster.sessions.values())
+            if unfinished and not message.force:
+                self._reply(event.peer, StopRefused(unfinished))
+            else:
+                self._reply(event.peer, Goodbye("the cluster is stopping, as asked"))
+                self._stop("stopped by an operator")
+        elif type(message) is Goodbye:
+            del cluster.admins[event.peer]
+
+    def _reply(self, peer: bytes, message: Any) -> None:
+        self.cluster.effects.append(Send(peer, message))
+
+    def _peer_lost(self, peer: bytes) -> None:
+        cluster = self.cluster
+        owner = cluster.peers.get(peer)
+        cluster.admins.pop(peer, None)
+        if type(owner) is Session:
+            sessions.unplug(cluster, owner)
+        elif type(owner) is Node:
+            nodes.unplug(cluster, owner)
+
+    def _restore(self, event: Restored) -> None:
+        relaying.restore_locks(self.cluster, event.locks)
+        recovery.begin(self.cluster, event.nodes)
+
+    # ------------------------------------------------------------ time
+
+    def _expiries(self) -> None:
+        cluster = self.cluster
+        limit = cluster.config.expiries_per_turn_max
+        for instance_id, _ in cluster.leases.advance(cluster.now_ns, limit):
+            expire(cluster, instance_id)
+        for (kind, subject), _ in cluster.timers.advance(cluster.now_ns, limit):
+            self._timer(kind, subject)
+
+    def _timer(self, kind: str, subject: Any) -> None:
+        cluster = self.cluster
+        if kind in ("queue", "overall", "retry", "infeasible"):
+            call = self._call(subject)
+            if call is not None:
+                _CALL_TIMERS[kind](cluster, call)
+        elif kind == "recheck" and subject in cluster.pools:
+            starting.recheck(cluster, cluster.pools[subject])
+        elif kind == "node" and subject in cluster.nodes:
+            nodes.timer_due(cluster, cluster.nodes[subject])
+        elif kind == "session" and subject in cluster.sessions:
+            sessions.timer_due(cluster, cluster.sessions[subject])
+        elif kind == "recovery":
+            recovery.end(cluster)
+        elif kind == "unclaimed":
+            attempt = cluster.attempts.get(subject)
+            if attempt is not None and attempt.call is None:
+                calls.abandon(cluster, attempt)
+        elif kind == "held" and subject in cluster.held:
+            calls.give_up_held(cluster, subject)
+        elif kind == "first client":
+            cluster.had_client = True
+        elif kind == "linger":
+            self._stop("nothing left to do")
+
+    def _call(self, key: tuple[bytes, int]) -> Call | None:
+        session = self.cluster.sessions.get(key[0])
+        return None if session is None else session.calls.get(key[1])
+
+    # ------------------------------------------------------------ the end of a local cluster
+
+    def _maybe_finished(self) -> None:
+        """A local cluster ends itself: no client, no call, no build, no lease."""
+        cluster = self.cluster
+        if not cluster.config.local or not cluster.had_client or cluster.is_stopping:
+            return
+        is_busy = cluster.sessions or cluster.instances or cluster.attempts
+        is_timed = ("linger", "") in cluster.timers
+        if is_busy and is_timed:
+            cluster.cancel_timer("linger", "")
+        elif not is_busy and not is_timed:
+            cluster.timer("linger", "", cluster.config.local_linger_ns)
+
+    def _stop(self, reason: str) -> None:
+        cluster = self.cluster
+        cluster.is_stopping = True
+        for session in cluster.sessions.values():
+            cluster.send(session, Goodbye(reason))
+        for node in cluster.nodes.values():
+            cluster.send(node, Goodbye(reason))
+        cluster.effects.append(StopProcess(reason))
+
+
+_CALL_TIMERS: dict[str, Callable[[Cluster, Call], None]] = {
+    "queue": lambda cluster, call: calls.time_out(cluster, call, "queue"),
+    "overall": lambda cluster, call: calls.time_out(cluster, call, "overall"),
+    "retry": calls.retry_due,
+    "infeasible": starting.infeasible,
+}

@@ -1,0 +1,92 @@
+"""How a call ends: the one place that records an outcome, and the phases it reports.
+
+A call ends once. Whatever comes later for it (a second outcome, a cancel, a timeout) finds it DONE and changes
+nothing. The record stays until the client has received it.
+"""
+
+from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.placement import Temperature
+from keepwarm_scheduler.core.state import Attempt, Call
+from keepwarm_scheduler.core.transitions import CALL, CallState, change
+from keepwarm_wire.identifiers import number_of
+from keepwarm_wire.messages import AttemptDone, CallReport, Failure, Outcome, Payload, Phase, Status
+
+__all__ = ["end_unrun", "fail", "leave_queue", "record", "report_of"]
+
+_TIMERS = ("queue", "overall", "retry", "infeasible")
+
+
+def record(
+    cluster: Cluster, call: Call, status: int, result: Payload, failure: Failure | None, report: CallReport | None
+) -> None:
+    """Record the outcome of a call and tell its client."""
+    if call.state is CallState.DONE:
+        return
+    if call.state is CallState.QUEUED:
+        leave_queue(cluster, call)
+    change(call, CALL, CallState.DONE)
+    if call.timed:
+        for kind in _TIMERS:
+            cluster.cancel_timer(kind, call.key)
+    cluster.drop(call.arguments)
+    call.arguments = b""
+    call.outcome = Outcome(call.number, status, result, failure, report)
+    call.outcome_ns = cluster.now_ns
+    cluster.send(call.session, call.outcome)
+
+
+def fail(cluster: Cluster, call: Call, status: int, kind: str, message: str, detail: str = "") -> None:
+    """End a call with a failure of our own making."""
+    report = None if call.attempt is None else report_of(call.attempt, call, None)
+    record(cluster, call, status, b"", Failure(kind, message[:8000], detail), report)
+
+
+def end_unrun(cluster: Cluster, call: Call, failure: Failure, node: str, environment_id: str) -> None:
+    """End a call that never ran, because its environment or process could not be made on ``node``."""
+    report = CallReport(
+        node, environment_id, 0, 0, "cold", 0, (Phase("waiting", _us(cluster.now_ns - call.submitted_ns)),)
+    )
+    record(cluster, call, Status.FAILED, b"", failure, report)
+
+
+def leave_queue(cluster: Cluster, call: Call) -> None:
+    """Take a queued call out of the counts; the deque skips it when it comes up."""
+    cluster.recovering.pop(call.key, None)
+    pool = call.function.pool
+    if pool is not None and call.reason == "capacity":
+        pool.queued -= 1
+
+
+def report_of(attempt: Attempt, call: Call, done: AttemptDone | None) -> CallReport:
+    """Where and how warm a call ran, and how long each phase of its way took."""
+    instance = attempt.instance
+    was_alive = 0 < instance.ready_ns <= call.submitted_ns
+    if was_alive:
+        temperature = Temperature.READY if done is not None and done.was_ready else Temperature.WARM
+    else:
+        temperature = Temperature.BUILT if instance.was_built else Temperature.COLD
+    environment = call.function.environment
+    lock_us = environment.lock_us if environment.locked_ns > call.submitted_ns else 0
+    build_us, start_us = (0, 0) if was_alive else (instance.build_us, instance.start_us)
+    waited_us = _us(attempt.dispatched_ns - call.submitted_ns)
+    phases = [
+        Phase("waiting", max(0, waited_us - lock_us - build_us - start_us)),
+        Phase("lock", lock_us),
+        Phase("build", build_us),
+        Phase("start", start_us),
+    ]
+    if done is not None:
+        phases += [Phase("setup", done.setup_us), Phase("run", done.run_us)]
+    return CallReport(
+        instance.node.name,
+        instance.pool.environment_id,
+        instance.instance_id,
+        instance.process_id,
+        temperature.name.lower(),
+        number_of(attempt.token),
+        tuple(phase for phase in phases if phase.duration_us),
+    )
+
+
+def _us(duration_ns: int) -> int:
+    return max(0, duration_ns) // 1_000

@@ -1,0 +1,81 @@
+"""After a restart of the scheduler: nothing is run again that a node may still be running.
+
+Clients send their unanswered calls again; agents report what runs and what has finished. A call sent again waits
+until every node of the last epoch has reported, or the grace is over, and then takes the first of: the attempt
+that runs, the outcome that a node held, a new attempt.
+"""
+
+from keepwarm_scheduler.core.calls import submit, take_held
+from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.outcomes import leave_queue
+from keepwarm_scheduler.core.state import Attempt, Call
+from keepwarm_scheduler.core.transitions import CALL, CallState, change
+
+__all__ = ["begin", "claim", "end", "hold_back", "node_reported"]
+
+
+def begin(cluster: Cluster, nodes: tuple[str, ...]) -> None:
+    """The last epoch had these nodes: wait for them, for a while."""
+    cluster.waiting_nodes = dict.fromkeys(nodes)
+    cluster.is_recovering = bool(nodes)
+    if nodes:
+        cluster.timer("recovery", "", cluster.config.recovery_grace_ns)
+
+
+def node_reported(cluster: Cluster, name: str) -> None:
+    """A node of the last epoch has told what it runs, or is known to be gone."""
+    if cluster.is_recovering:
+        cluster.waiting_nodes.pop(name, None)
+        if not cluster.waiting_nodes:
+            end(cluster)
+
+
+def hold_back(cluster: Cluster, call: Call) -> None:
+    """A call sent again: it may have run, or be running, somewhere."""
+    attempt, held = cluster.unclaimed.get(call.key), cluster.held.pop(call.key, None)
+    if held is not None:
+        cluster.cancel_timer("held", call.key)
+        take_held(cluster, call, *held)
+    elif attempt is not None:
+        _adopt(cluster, call, attempt)
+    elif cluster.is_recovering:
+        call.reason = "recovering"
+        cluster.recovering[call.key] = call
+    else:
+        submit(cluster, call)
+
+
+def claim(cluster: Cluster, attempt: Attempt) -> bool:
+    """Find whose call a running attempt is. False if it is nobody's: superseded, or its call is settled."""
+    session = cluster.sessions.get(attempt.key[0])
+    if session is None or attempt.key[1] not in session.seen:
+        cluster.unclaimed[attempt.key] = attempt
+        cluster.timer("unclaimed", attempt.token, cluster.config.session_lost_ns)
+        return True
+    call = session.calls.get(attempt.key[1])
+    if call is None or call.state is not CallState.QUEUED:
+        return False
+    _adopt(cluster, call, attempt)
+    return True
+
+
+def _adopt(cluster: Cluster, call: Call, attempt: Attempt) -> None:
+    """The call goes on where it runs already."""
+    cluster.unclaimed.pop(call.key, None)
+    cluster.cancel_timer("unclaimed", attempt.token)
+    cluster.cancel_timer("queue", call.key)
+    leave_queue(cluster, call)
+    attempt.call, call.attempt = call, attempt
+    call.reason = ""
+    change(call, CALL, CallState.RUNNING)
+
+
+def end(cluster: Cluster) -> None:
+    """Every node has reported, or the grace is over: what nobody runs is run now."""
+    if not cluster.is_recovering:
+        return
+    cluster.is_recovering = False
+    cluster.cancel_timer("recovery", "")
+    recovering, cluster.recovering = cluster.recovering, {}
+    for call in recovering.values():
+        submit(cluster, call)

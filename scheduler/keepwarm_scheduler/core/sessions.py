@@ -1,0 +1,181 @@
+"""Clients: their sessions, the functions they declare, the calls they submit, and what they acknowledge."""
+
+from keepwarm_scheduler.core.calls import abandon, cancel, forget, submit
+from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.events import Principal
+from keepwarm_scheduler.core.outcomes import record
+from keepwarm_scheduler.core.recovery import hold_back
+from keepwarm_scheduler.core.state import Call, Environment, Function, Session
+from keepwarm_scheduler.core.transitions import CallState
+from keepwarm_wire.fields import FOREVER_US
+from keepwarm_wire.messages import (
+    Cancel,
+    ClientBeat,
+    ClientBeatReply,
+    ClientHello,
+    DeclareFunction,
+    Received,
+    Refused,
+    Status,
+    Submit,
+    Welcome,
+)
+from keepwarm_wire.spec import SpecError, parse_spec, spec_key
+
+__all__ = [
+    "beat",
+    "cancel_call",
+    "declare",
+    "end",
+    "open_session",
+    "received",
+    "submit_call",
+    "timer_due",
+    "unplug",
+]
+
+_MISSING_NAMED_MAX = 10_000
+
+
+# ---------------------------------------------------------------- the session itself
+
+
+def open_session(cluster: Cluster, peer: bytes, principal: Principal, hello: ClientHello) -> None:
+    """A client says hello: a new session, or a known one on a new connection."""
+    session = cluster.sessions.get(hello.session_id)
+    known = session is not None
+    if session is None:
+        session = cluster.sessions[hello.session_id] = Session(
+            hello.session_id, peer, principal, hello.label, cluster.now_ns
+        )
+        cluster.had_client = True
+    elif session.peer and session.peer != peer:
+        cluster.peers.pop(session.peer, None)
+    session.peer, session.heard_ns = peer, cluster.now_ns
+    cluster.peers[peer] = session
+    config = cluster.config
+    cluster.timer("session", session.session_id, config.session_lost_ns)
+    cluster.send(
+        session,
+        Welcome(
+            1,
+            cluster.cluster_id,
+            cluster.epoch,
+            known,
+            config.credit_calls,
+            config.credit_bytes,
+            config.beat_interval_ns // 1_000,
+        ),
+    )
+    _repeat_outcomes(cluster, session, older_than_ns=0)
+
+
+def unplug(cluster: Cluster, session: Session) -> None:
+    """The connection broke. The session lives on until it has been silent for too long."""
+    cluster.peers.pop(session.peer, None)
+    session.peer = b""
+
+
+def timer_due(cluster: Cluster, session: Session) -> None:
+    """Has the session been heard lately?"""
+    silent_ns = cluster.now_ns - session.heard_ns
+    if silent_ns < cluster.config.session_lost_ns:
+        cluster.timer("session", session.session_id, cluster.config.session_lost_ns - silent_ns)
+    else:
+        end(cluster, session)
+
+
+def end(cluster: Cluster, session: Session) -> None:
+    """The client is gone: its unfinished calls are cancelled, nothing of it is kept."""
+    session.peer, peer = b"", session.peer
+    if cluster.peers.get(peer) is session:
+        del cluster.peers[peer]
+    for call in list(session.calls.values()):
+        if call.state is not CallState.DONE:
+            attempt = call.attempt
+            record(cluster, call, Status.CANCELLED, b"", None, None)
+            if attempt is not None:
+                abandon(cluster, attempt)
+        forget(cluster, call)
+    for function in session.functions.values():
+        cluster.drop(function.declaration.body)
+    cluster.cancel_timer("session", session.session_id)
+    cluster.sessions.pop(session.session_id, None)
+
+
+# ---------------------------------------------------------------- what clients send
+
+
+def declare(cluster: Cluster, session: Session, message: DeclareFunction) -> None:
+    """A function under a number. An unreadable spec refuses the client in words."""
+    if message.function_number in session.functions:
+        return
+    if len(session.functions) >= cluster.config.functions_per_session_max:
+        cluster.send(session, Refused("too_many_functions", "This session has declared too many functions."))
+        return
+    try:
+        spec = parse_spec(message.spec)
+    except SpecError as error:
+        cluster.send(session, Refused("bad_spec", str(error)[:8000]))
+        return
+    key = (session.principal.namespace, spec_key(message.spec))
+    environment = cluster.environments.get(key)
+    if environment is None:
+        environment = cluster.environments[key] = Environment(
+            key[0], key[1], message.spec, spec.python, is_empty=not spec.requirements
+        )
+    environment.spec = environment.spec or message.spec
+    session.functions[message.function_number] = Function(message, environment)
+
+
+def submit_call(cluster: Cluster, session: Session, message: Submit) -> None:
+    """One call, accepted once: a copy of a known one changes nothing."""
+    function = session.functions.get(message.function_number)
+    if function is None or len(session.calls) >= 2 * cluster.config.credit_calls:
+        return  # not seen: the reply to the next beat names it, and the client repairs the cause first
+    if not session.seen.add(message.call_number):
+        call = session.calls.get(message.call_number)
+        if call is not None and call.outcome is not None:
+            cluster.send(session, call.outcome)
+        return
+    call = Call(session, message.call_number, function, message.priority, message.arguments, cluster.now_ns)
+    session.calls[call.number] = call
+    for kind, limit_us in (
+        ("queue", function.options.queue_timeout_us),
+        ("overall", function.options.overall_timeout_us),
+    ):
+        if limit_us < FOREVER_US:
+            call.timed = True
+            cluster.timer(kind, call.key, limit_us * 1_000)
+    if message.resent:
+        hold_back(cluster, call)
+    else:
+        submit(cluster, call)
+
+
+def cancel_call(cluster: Cluster, session: Session, message: Cancel) -> None:
+    """Stop one of the session's calls."""
+    call = session.calls.get(message.call_number)
+    if call is not None:
+        cancel(cluster, call, "by its caller")
+
+
+def received(cluster: Cluster, session: Session, message: Received) -> None:
+    """The client has these outcomes."""
+    for number in message.call_numbers:
+        call = session.calls.get(number)
+        if call is not None:
+            forget(cluster, call)
+
+
+def beat(cluster: Cluster, session: Session, message: ClientBeat) -> None:
+    """Name the calls that never arrived, and repeat the outcomes that it seems to have missed."""
+    missing = session.seen.missing(min(message.submitted_up_to, 1 << 62), _MISSING_NAMED_MAX)
+    cluster.send(session, ClientBeatReply(message.beat_number, tuple(missing)))
+    _repeat_outcomes(cluster, session, older_than_ns=cluster.config.beat_interval_ns)
+
+
+def _repeat_outcomes(cluster: Cluster, session: Session, older_than_ns: int) -> None:
+    for call in session.calls.values():
+        if call.outcome is not None and cluster.now_ns - call.outcome_ns >= older_than_ns:
+            cluster.send(session, call.outcome)

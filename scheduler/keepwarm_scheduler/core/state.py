@@ -1,0 +1,211 @@
+"""The scheduler's records: environments, pools, instances, nodes, sessions, calls, attempts; and their indexes.
+
+Every mutable thing in the core is one of these. The rules that tie them together are ``check_invariants`` below
+in executable form; the other modules of the core are functions on a ``Cluster``.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from keepwarm_scheduler.core.events import Principal
+from keepwarm_scheduler.core.intervals import IntervalSet
+from keepwarm_scheduler.core.leases import Lease
+from keepwarm_scheduler.core.placement import PoolStatistics
+from keepwarm_scheduler.core.transitions import CallState, InstanceState
+from keepwarm_wire.messages import DeclareFunction, FunctionOptions, Outcome, Pair, Payload, Quantity
+
+__all__ = ["Attempt", "Call", "Environment", "Function", "Instance", "Node", "Pool", "Session", "Shape"]
+
+
+@dataclass(slots=True, frozen=True)
+class Shape:
+    """What a pool's instances and calls need of a node. cpu and custom amounts are in thousandths."""
+
+    cpu: int
+    memory_bytes: int
+    gpu: int
+    custom: tuple[Quantity, ...]
+    labels: tuple[Pair, ...]
+
+
+NO_SHAPE = Shape(0, 0, 0, (), ())
+
+
+@dataclass(slots=True, eq=False)
+class Environment:
+    """A spec within a namespace, and the lock it is an alias for once it has been resolved."""
+
+    namespace: str
+    spec_key: bytes
+    spec: bytes
+    python: str
+    is_empty: bool
+    platform: str = ""
+    lock: bytes | None = None
+    environment_id: str = ""
+    lock_us: int = 0
+    locked_ns: int = 0
+    locking_node: "Node | None" = None
+    locking_command: int = 0
+    waiting: deque["Call"] = field(default_factory=deque)
+
+
+@dataclass(slots=True, eq=False)
+class Function:
+    """A function as one session declared it."""
+
+    declaration: DeclareFunction
+    environment: Environment
+    pool: "Pool | None" = None
+
+    @property
+    def name(self) -> str:
+        """``module:qualname``."""
+        return self.declaration.name
+
+    @property
+    def options(self) -> FunctionOptions:
+        """Timeouts, retries, resources."""
+        return self.declaration.options
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """All instances that may serve each other's calls, and the calls that wait for one of them.
+
+    ``idle`` is a stack: the instance used last is on top and serves next, so that surplus ages out. ``queued``
+    counts the live calls in ``queue``; cancelled ones are skipped when they come up.
+    """
+
+    key: bytes
+    environment_id: str
+    platform: str
+    namespace: str = ""
+    python: str = ""
+    lock: bytes = b""
+    shape: Shape = NO_SHAPE
+    env_vars: tuple[Pair, ...] = ()
+    is_private: bool = False
+    queue: deque["Call"] = field(default_factory=deque)
+    queued: int = 0
+    idle: list["Instance"] = field(default_factory=list)
+    instances: dict[int, "Instance"] = field(default_factory=dict)
+    per_node: dict[str, int] = field(default_factory=dict)
+    starting: int = 0
+    busy: int = 0
+    start_failures: int = 0
+    blocked_at: int = -1
+    blocked_since_ns: int = 0
+    statistics: PoolStatistics = field(default_factory=PoolStatistics)
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """One worker process on a node. ``sequence`` counts the attempts it has finished."""
+
+    instance_id: int
+    pool: Pool
+    node: "Node"
+    memory_bytes: int
+    keep_alive_us: int
+    command: int
+    wanted_ns: int
+    state: InstanceState = InstanceState.STARTING
+    is_parked: bool = False
+    sequence: int = 0
+    process_id: int = 0
+    ready_ns: int = 0
+    was_built: bool = False
+    build_us: int = 0
+    start_us: int = 0
+    phase: str = ""
+    attempt: "Attempt | None" = None
+    lease: Lease = field(default_factory=Lease)
+    stop_command: int = 0
+    stop_cause: str = ""
+    uses: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A machine with an agent. ``peer`` is empty while it is not connected."""
+
+    name: str
+    peer: bytes
+    incarnation: bytes
+    platform: str
+    pythons: tuple[str, ...]
+    labels: dict[str, str]
+    capacity: dict[str, int]
+    free: dict[str, int]
+    heard_ns: int
+    is_lost: bool = False
+    last_command: int = 0
+    as_of: int = -1
+    last_beat: int = 0
+    instances: dict[int, Instance] = field(default_factory=dict)
+    attempts: dict[int, "Attempt"] = field(default_factory=dict)
+    environments: dict[str, int] = field(default_factory=dict)
+    functions_sent: dict[bytes, None] = field(default_factory=dict)
+    parked: dict[bytes, list[Instance]] = field(default_factory=dict)
+    ended: dict[int, None] = field(default_factory=dict)
+    load: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A client, across its connections."""
+
+    session_id: bytes
+    peer: bytes
+    principal: Principal
+    label: str
+    heard_ns: int
+    functions: dict[int, Function] = field(default_factory=dict)
+    calls: dict[int, "Call"] = field(default_factory=dict)
+    seen: IntervalSet = field(default_factory=IntervalSet)
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One invocation. Kept until its client has received the outcome."""
+
+    session: Session
+    number: int
+    function: Function
+    priority: int
+    arguments: Payload
+    submitted_ns: int
+    state: CallState = CallState.QUEUED
+    reason: str = ""
+    attempt: "Attempt | None" = None
+    outcome: Outcome | None = None
+    outcome_ns: int = 0
+    settled_attempt: tuple["Node", int] | None = None
+    cancel_reason: str = ""
+    timed: bool = False
+    lost_nodes: int = 0
+    exceptions: int = 0
+    crashes: int = 0
+    out_of_memory: int = 0
+
+    @property
+    def key(self) -> tuple[bytes, int]:
+        """Session id and number: the call's identity in the cluster."""
+        return (self.session.session_id, self.number)
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One dispatch of a call to an instance. ``call`` is empty once nobody waits for it any more."""
+
+    token: int
+    call: Call | None
+    key: tuple[bytes, int]
+    instance: Instance
+    command: int
+    dispatched_ns: int
+    is_running: bool = False
+    cancel_command: int = 0
+    cpu: int = 0
+    custom: tuple[Quantity, ...] = ()

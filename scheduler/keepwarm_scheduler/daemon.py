@@ -1,0 +1,296 @@
+"""The scheduler process: one ROUTER socket, one thread, one loop.
+
+A turn: wait until something arrives or the core's next deadline; take up to 256 frames; feed the core, messages before
+the tick; write what must be on disk; then send, one frame per peer. Nothing here decides anything.
+"""
+
+import errno
+import logging
+import os
+import signal
+import socket as sockets
+import stat
+import time
+from pathlib import Path
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from keepwarm_scheduler.config import SchedulerConfig
+from keepwarm_scheduler.core.effects import DropPayload, Effect, ForgetNode, SaveLock, SaveNode, Send, StopProcess
+from keepwarm_scheduler.core.events import LOCAL, PeerLost, PeerMessage, Tick
+from keepwarm_scheduler.core.machine import SchedulerCore
+from keepwarm_scheduler.journal import Journal
+from keepwarm_scheduler.payload_store import PayloadStore
+from keepwarm_wire.codec import FRAME_BYTES_MAX, ProtocolError, decode_frame, encode_frames
+from keepwarm_wire.messages import (
+    AttemptDone,
+    DeclareFunction,
+    Message,
+    PayloadChunk,
+    PayloadCredit,
+    PayloadOffer,
+    PayloadRefused,
+    Reference,
+    Refused,
+    Submit,
+)
+
+__all__ = ["BindError", "Daemon"]
+
+_FRAMES_PER_TURN = 256
+_POLL_MAX_MS = 60_000
+_CARRIES_PAYLOAD = {Submit: "arguments", DeclareFunction: "body", AttemptDone: "result"}
+
+log = logging.getLogger("keepwarm.scheduler")
+
+
+class BindError(Exception):
+    """The address cannot be served. The message says why and what to do."""
+
+
+class Daemon:
+    """A scheduler serving one address until it is told to stop.
+
+    Raises:
+        JournalError: the state on disk is in use or damaged.
+        BindError: the address is in use, or its directory is open to other users.
+    """
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self._config = config
+        self._journal = Journal(config.state)
+        opened = self._journal.begin_epoch()
+        self._epoch = opened.epoch
+        self._payloads = PayloadStore(config.state / "payloads", config.payload_bytes_max, config.payloads_bytes_max)
+        self._core = SchedulerCore(config.core, opened.epoch, opened.cluster_id, time.monotonic_ns())
+        self._context = zmq.Context()
+        self._socket = self._bind(config.bind)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._wake_read, self._wake_write = sockets.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._poller = zmq.Poller()
+        for source in (self._socket, self._monitor, self._wake_read):
+            self._poller.register(source, zmq.POLLIN)
+        self._peers: dict[bytes, None] = {}
+        self._outgoing: dict[bytes, list[Message]] = {}
+        self._is_running = True
+        self._perform(self._core.handle(time.monotonic_ns(), opened.restored))
+        log.info("epoch %d, %d locks restored, serving %s", opened.epoch, len(opened.restored.locks), config.bind)
+
+    # ------------------------------------------------------------ sockets
+
+    def _bind(self, address: str) -> zmq.Socket[bytes]:
+        path = Path(address.removeprefix("ipc://"))
+        _require_private_directory(path.parent)
+        _require_free(path)
+        socket = self._context.socket(zmq.ROUTER)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
+        socket.setsockopt(zmq.SNDHWM, 10_000)
+        socket.setsockopt(zmq.RCVHWM, 10_000)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
+        socket.setsockopt(zmq.BACKLOG, 1_024)
+        previous_mask = os.umask(0o177)
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as error:
+            raise BindError(f"Cannot serve {address}: {error}.") from error
+        finally:
+            os.umask(previous_mask)
+        return socket
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self) -> None:
+        """Serve until stopped by a message, by SIGTERM or by SIGINT."""
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        try:
+            while self._is_running:
+                self._turn()
+        finally:
+            self._close()
+
+    def _turn(self) -> None:
+        ready = dict(self._poller.poll(self._timeout_ms()))
+        if self._wake_read in ready:
+            self._wake_read.recv(4096)
+        if self._socket in ready:
+            self._receive()
+        if self._monitor in ready:
+            self._on_monitor()
+        self._perform(self._core.handle(time.monotonic_ns(), Tick()))
+        if self._payloads.is_sending:
+            for peer, chunk in self._payloads.send_some():
+                self._queue(peer, chunk)
+        self._send()
+
+    def _timeout_ms(self) -> int:
+        if self._payloads.is_sending:
+            return 0
+        deadline_ns = self._core.next_deadline()
+        if deadline_ns is None:
+            return _POLL_MAX_MS
+        # Rounded up: waking before the deadline would only mean waiting again.
+        return min(_POLL_MAX_MS, max(0, -(-(deadline_ns - time.monotonic_ns()) // 1_000_000)))
+
+    def _receive(self) -> None:
+        socket, core = self._socket, self._core
+        now_ns = time.monotonic_ns()
+        effects: list[Effect] = []
+        for _ in range(_FRAMES_PER_TURN):
+            try:
+                peer, *rest = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            self._peers[peer] = None
+            for message in self._decode(peer, rest):
+                if not self._is_payload(peer, message):
+                    effects += core.handle(now_ns, PeerMessage(peer, LOCAL, message))
+        self._perform(effects)
+
+    def _decode(self, peer: bytes, frames: list[bytes]) -> list[Message]:
+        try:
+            if len(frames) != 1:
+                raise ProtocolError(f"{len(frames)} frames in a message, 1 expected")
+            return decode_frame(frames[0])
+        except ProtocolError as error:
+            log.warning("peer %s: %s", peer.hex(), error)
+            self._queue(peer, Refused("protocol", str(error)))
+            return []
+
+    def _is_payload(self, peer: bytes, message: Message) -> bool:
+        """Payload bytes never enter the core; a message that refers to bytes that are not here is not for it yet."""
+        kind, payloads, answer = type(message), self._payloads, None
+        if kind is PayloadChunk:
+            answer = payloads.arrived(message)
+        elif kind is PayloadCredit:
+            answer = payloads.wanted(peer, message)
+        elif kind is PayloadOffer:
+            answer = payloads.offered(message)
+        elif kind is PayloadRefused:
+            log.warning("peer %s refused a payload: %s", peer.hex(), message.failure.message)
+        else:
+            field = _CARRIES_PAYLOAD.get(kind)
+            payload = b"" if field is None else getattr(message, field)
+            if type(payload) is not Reference or payload.payload_id in payloads:
+                return False
+            answer = payloads.wanted(peer, PayloadCredit(payload.payload_id, 0, 0))
+        if answer is not None:
+            self._queue(peer, answer)
+        return True
+
+    # ------------------------------------------------------------ effects
+
+    def _perform(self, effects: list[Effect]) -> None:
+        """Queue what may go out at once, sync what is to be saved, then queue what had to wait for that."""
+        records: list[SaveLock | SaveNode | ForgetNode] = []
+        held: list[Send] = []
+        for effect in effects:
+            if type(effect) is Send:
+                if effect.after_sync:
+                    held.append(effect)
+                else:
+                    self._queue(effect.peer, effect.message)
+            elif isinstance(effect, SaveLock | SaveNode | ForgetNode):
+                records.append(effect)
+            elif type(effect) is DropPayload:
+                self._payloads.drop(effect.payload_id)
+            elif type(effect) is StopProcess:
+                log.info("stopping: %s", effect.reason)
+                self._is_running = False
+        if records:
+            self._journal.sync(records, self._epoch)
+        for effect in held:
+            self._queue(effect.peer, effect.message)
+
+    def _queue(self, peer: bytes, message: Message) -> None:
+        self._outgoing.setdefault(peer, []).append(message)
+
+    def _send(self) -> None:
+        """One frame per peer. A peer that is gone, or that does not read, gets nothing: it will repair that."""
+        lost: list[bytes] = []
+        outgoing, self._outgoing = self._outgoing, {}
+        for peer, messages in outgoing.items():
+            for frame in encode_frames(messages):
+                try:
+                    self._socket.send_multipart((peer, frame), zmq.NOBLOCK)
+                except zmq.Again:
+                    log.warning("peer %s does not read: %d messages dropped", peer.hex(), len(messages))
+                    break
+                except zmq.ZMQError as error:
+                    if error.errno != errno.EHOSTUNREACH:
+                        raise
+                    lost.append(peer)
+                    break
+        if lost:
+            self._lose(lost)
+
+    def _lose(self, peers: list[bytes]) -> None:
+        for peer in peers:
+            if peer in self._peers:
+                del self._peers[peer]
+                self._payloads.forget_peer(peer)
+                self._perform(self._core.handle(time.monotonic_ns(), PeerLost(peer)))
+        self._send()
+
+    def _on_monitor(self) -> None:
+        """Some connection broke; libzmq does not say whose. An empty frame to a peer that is gone fails at once."""
+        while self._monitor.poll(0):
+            parse_monitor_message(self._monitor.recv_multipart())
+        lost = []
+        for peer in self._peers:
+            try:
+                self._socket.send_multipart((peer, _NOTHING), zmq.NOBLOCK)
+            except zmq.Again:
+                continue
+            except zmq.ZMQError:
+                lost.append(peer)
+        self._lose(lost)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        log.info("stopping: %s", signal.Signals(number).name)
+        self._perform(self._core.stop("the scheduler was told to stop"))
+
+    def _close(self) -> None:
+        self._send()
+        # Goodbyes are on their way for a moment; whoever misses one finds the connection closed.
+        self._socket.setsockopt(zmq.LINGER, 500)
+        self._socket.disable_monitor()
+        self._socket.close()
+        self._context.term()
+        self._payloads.close()
+        self._journal.close()
+        self._wake_read.close()
+        self._wake_write.close()
+
+
+_NOTHING = encode_frames([])[0]
+
+
+def _require_private_directory(directory: Path) -> None:
+    """A local socket is as safe as its directory: nobody but its owner may enter."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = directory.stat()
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise BindError(
+            f"{directory} is open to other users, who could then run code as you. Run `chmod 700 {directory}`, or "
+            f"choose another directory for the socket."
+        )
+
+
+def _require_free(path: Path) -> None:
+    """Refuse a socket that someone serves; remove one that a dead scheduler left."""
+    if not path.exists():
+        return
+    with sockets.socket(sockets.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+            return
+    raise BindError(f"A scheduler is already serving {path}.")

@@ -1,0 +1,184 @@
+"""Large arguments, results and function bodies on their way: files in the scheduler's directory, moved in chunks.
+
+The store never looks into a payload. Bytes arrive at credited offsets, are hashed as they come, and count as stored
+only when the digest is right. The directory is emptied at start: clients and agents hold what they have sent until it is
+answered, and send it again. Files are 0600; their names are random ids.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+from keepwarm_wire.fields import CHUNK_BYTES_MAX
+from keepwarm_wire.messages import (
+    Failure,
+    Message,
+    PayloadChunk,
+    PayloadCredit,
+    PayloadOffer,
+    PayloadRefused,
+    PayloadStored,
+)
+
+__all__ = ["PayloadStore"]
+
+WINDOW_BYTES = 8 * CHUNK_BYTES_MAX
+SEND_BYTES_PER_TURN = 4 * CHUNK_BYTES_MAX
+"""A fetch is served in slices of a turn, so that no payload delays a heartbeat."""
+
+
+class _Incoming:
+    """A payload that is arriving."""
+
+    def __init__(self, offer: PayloadOffer, path: Path) -> None:
+        self.offer = offer
+        self.path = path
+        self.file: BinaryIO = path.open("xb", buffering=0)
+        self.path.chmod(0o600)
+        self.received = 0
+        self.credited = 0
+        self.digest = hashlib.sha256()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class PayloadStore:
+    """Payloads by id.
+
+    Args:
+        directory: emptied and made anew (0700).
+        payload_bytes_max: the largest payload that is taken.
+        total_bytes_max: what may lie here at once; more is refused until something is dropped.
+    """
+
+    def __init__(self, directory: Path, payload_bytes_max: int, total_bytes_max: int) -> None:
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o700, parents=True)
+        self._directory = directory
+        self._payload_bytes_max = payload_bytes_max
+        self._total_bytes_max = total_bytes_max
+        self._total_bytes = 0
+        self._incoming: dict[bytes, _Incoming] = {}
+        self._stored: dict[bytes, tuple[Path, int]] = {}
+        self._sending: dict[tuple[bytes, bytes], tuple[int, int]] = {}
+
+    def __contains__(self, payload_id: bytes) -> bool:
+        return payload_id in self._stored
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether ``send_some`` has something to do."""
+        return bool(self._sending)
+
+    # ------------------------------------------------------------ arriving
+
+    def offered(self, offer: PayloadOffer) -> Message:
+        """A peer would like to hand over a payload: credit, or a refusal, or the news that it is here."""
+        if offer.payload_id in self._stored:
+            return PayloadStored(offer.payload_id)
+        incoming = self._incoming.get(offer.payload_id)
+        if incoming is None:
+            if offer.size > self._payload_bytes_max:
+                return self._refuse(
+                    offer.payload_id, f"{offer.size} bytes; at most {self._payload_bytes_max} are taken"
+                )
+            if self._total_bytes + offer.size > self._total_bytes_max:
+                return self._refuse(offer.payload_id, f"the scheduler holds {self._total_bytes} bytes and is full")
+            incoming = self._incoming[offer.payload_id] = _Incoming(offer, self._directory / offer.payload_id.hex())
+            self._total_bytes += offer.size
+        return self._credit(incoming)
+
+    def arrived(self, chunk: PayloadChunk) -> Message | None:
+        """Bytes came in: more credit, or the news that all is here, or nothing to say yet."""
+        incoming = self._incoming.get(chunk.payload_id)
+        if incoming is None or chunk.offset != incoming.received:
+            return None
+        offer = incoming.offer
+        if incoming.received + len(chunk.data) > offer.size:
+            return self._fail(incoming, "more bytes than were offered")
+        try:
+            incoming.file.write(chunk.data)
+        except OSError as error:
+            return self._fail(incoming, f"the scheduler's disk: {error.strerror}")
+        incoming.digest.update(chunk.data)
+        incoming.received += len(chunk.data)
+        if incoming.received < offer.size:
+            return self._credit(incoming) if incoming.credited - incoming.received <= WINDOW_BYTES // 2 else None
+        if incoming.digest.digest() != offer.sha256:
+            return self._fail(incoming, "its digest is not the one that was offered")
+        incoming.close()
+        del self._incoming[offer.payload_id]
+        self._stored[offer.payload_id] = (incoming.path, offer.size)
+        return PayloadStored(offer.payload_id)
+
+    def _credit(self, incoming: _Incoming) -> PayloadCredit:
+        incoming.credited = min(incoming.offer.size, incoming.received + WINDOW_BYTES)
+        return PayloadCredit(incoming.offer.payload_id, incoming.received, incoming.credited)
+
+    def _fail(self, incoming: _Incoming, reason: str) -> PayloadRefused:
+        incoming.close()
+        incoming.path.unlink(missing_ok=True)
+        self._total_bytes -= incoming.offer.size
+        del self._incoming[incoming.offer.payload_id]
+        return self._refuse(incoming.offer.payload_id, reason)
+
+    @staticmethod
+    def _refuse(payload_id: bytes, reason: str) -> PayloadRefused:
+        return PayloadRefused(payload_id, Failure("payload_refused", f"The payload was not taken: {reason}."))
+
+    # ------------------------------------------------------------ leaving
+
+    def wanted(self, peer: bytes, credit: PayloadCredit) -> PayloadRefused | None:
+        """A peer takes bytes from ``received`` up to ``limit``."""
+        stored = self._stored.get(credit.payload_id)
+        if stored is None:
+            return self._refuse(credit.payload_id, "it is not here (any more)")
+        limit = min(credit.limit, stored[1])
+        position = self._sending.get((peer, credit.payload_id), (credit.received, 0))[0]
+        if credit.received < limit:
+            self._sending[(peer, credit.payload_id)] = (max(position, credit.received), limit)
+        return None
+
+    def send_some(self) -> list[tuple[bytes, PayloadChunk]]:
+        """The next chunks, fairly over all fetches, at most a turn's share."""
+        chunks: list[tuple[bytes, PayloadChunk]] = []
+        budget = SEND_BYTES_PER_TURN
+        for key in list(self._sending):
+            if budget <= 0:
+                break
+            peer, payload_id = key
+            position, limit = self._sending.pop(key)
+            stored = self._stored.get(payload_id)
+            if stored is None:
+                continue
+            with stored[0].open("rb", buffering=0) as file:
+                file.seek(position)
+                data = file.read(min(CHUNK_BYTES_MAX, limit - position))
+            chunks.append((peer, PayloadChunk(payload_id, position, data)))
+            budget -= len(data)
+            if position + len(data) < limit and data:
+                self._sending[key] = (position + len(data), limit)
+        return chunks
+
+    def drop(self, payload_id: bytes) -> None:
+        """Nobody needs the payload any more."""
+        stored = self._stored.pop(payload_id, None)
+        if stored is not None:
+            stored[0].unlink(missing_ok=True)
+            self._total_bytes -= stored[1]
+        incoming = self._incoming.get(payload_id)
+        if incoming is not None:
+            self._fail(incoming, "dropped")
+
+    def forget_peer(self, peer: bytes) -> None:
+        """A connection is gone: nothing is sent to it any more."""
+        for key in [key for key in self._sending if key[0] == peer]:
+            del self._sending[key]
+
+    def close(self) -> None:
+        """Close what is open and remove the directory."""
+        for incoming in self._incoming.values():
+            incoming.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
