@@ -76,6 +76,7 @@ class Daemon:
         self._peers: dict[bytes, None] = {}
         self._outgoing: dict[bytes, list[Message]] = {}
         self._is_running = True
+        self._signal = 0
         self._perform(self._core.handle(time.monotonic_ns(), opened.restored))
         log.info("epoch %d, %d locks restored, serving %s", opened.epoch, len(opened.restored.locks), config.bind)
 
@@ -119,6 +120,8 @@ class Daemon:
         ready = dict(self._poller.poll(self._timeout_ms()))
         if self._wake_read in ready:
             self._wake_read.recv(4096)
+        if self._signal:
+            self._obey_signal()
         if self._socket in ready:
             self._receive()
         if self._monitor in ready:
@@ -253,7 +256,12 @@ class Daemon:
         self._lose(lost)
 
     def _on_signal(self, number: int, _: object) -> None:
-        log.info("stopping: %s", signal.Signals(number).name)
+        # Only a note: a signal may come in the middle of a turn. The wake-up socket ends the wait.
+        self._signal = number
+
+    def _obey_signal(self) -> None:
+        log.info("stopping: %s", signal.Signals(self._signal).name)
+        self._signal = 0
         self._perform(self._core.stop("the scheduler was told to stop"))
 
     def _close(self) -> None:

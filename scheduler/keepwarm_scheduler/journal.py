@@ -1,9 +1,9 @@
 """What the scheduler keeps on disk: cluster id, epoch, locks, the nodes that may hold attempts.
 
 One SQLite file, one connection, one thread. The file is opened with an exclusive lock, so that a second scheduler on
-the same state refuses to start. Everything saved in one turn of the loop is one transaction, on disk (``synchronous=FULL``)
-when ``sync`` returns; effects marked *after sync* are performed only then. An error of the disk ends the process: what
-follows a failed fsync cannot be trusted.
+the same state refuses to start. Everything saved in one turn of the loop is one transaction, on disk
+(``synchronous=FULL``) when ``sync`` returns; effects marked *after sync* are performed only then. An error of the disk
+ends the process: what follows a failed fsync cannot be trusted.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Large arguments, results and function bodies on their way: files in the scheduler's directory, moved in chunks.
 
 The store never looks into a payload. Bytes arrive at credited offsets, are hashed as they come, and count as stored
-only when the digest is right. The directory is emptied at start: clients and agents hold what they have sent until it is
-answered, and send it again. Files are 0600; their names are random ids.
+only when the digest is right. The directory is emptied at start: clients and agents hold what they have sent until it
+is answered, and send it again. Files are 0600; their names are random ids.
 """
 
 import hashlib
