@@ -179,9 +179,9 @@ class _Records(dict[Any, _Record]):
     """Schemas by tag, compiled when first needed: a client never pays for an agent's messages."""
 
     def __missing__(self, tag: Any) -> _Record:
-        cls = TAGS.get(tag) if type(tag) is int else None
+        cls = TAGS.get(tag)
         if cls is None:
-            raise ProtocolError(f"unknown message tag {tag!r:.40}")
+            raise ProtocolError(f"unknown message tag {tag}")
         record = self[tag] = _compile(cls)
         return record
 
@@ -199,10 +199,19 @@ def encode_frame(messages: Sequence[Message]) -> bytes:
 def encode_frames(messages: Sequence[Message]) -> list[bytes]:
     """Encode messages as few frames of about ``FRAME_BYTES_SOFT`` or less, in order."""
     frame = encode_frame(messages)
-    if len(frame) <= FRAME_BYTES_SOFT or len(messages) == 1:
+    if len(messages) <= 1 or (len(frame) <= FRAME_BYTES_SOFT and len(messages) <= MESSAGES_PER_FRAME_MAX):
         return [frame]
     middle = len(messages) // 2
     return encode_frames(messages[:middle]) + encode_frames(messages[middle:])
+
+
+def _no_tag(tag: object) -> int:
+    raise ProtocolError(f"a tag is an integer, not {type(tag).__name__}")
+
+
+def _no_map(_: object) -> None:
+    # Refused while unpacking: a byte of empty maps would become eighty bytes of memory.
+    raise ValueError("no message holds a map")
 
 
 def decode_frame(frame: bytes) -> list[Message]:
@@ -215,7 +224,7 @@ def decode_frame(frame: bytes) -> list[Message]:
     if len(frame) > FRAME_BYTES_MAX:
         raise ProtocolError(f"frame of {len(frame)} bytes, at most {FRAME_BYTES_MAX} are read")
     try:
-        rows = msgpack.unpackb(frame, use_list=False, max_ext_len=0)
+        rows = msgpack.unpackb(frame, use_list=False, max_ext_len=0, object_pairs_hook=_no_map)
     except Exception as error:
         # msgpack raises its own errors, ValueError, UnicodeDecodeError, RecursionError, OverflowError, TypeError...
         raise ProtocolError(f"not MessagePack: {type(error).__name__}") from None
@@ -223,7 +232,7 @@ def decode_frame(frame: bytes) -> list[Message]:
         raise ProtocolError("a frame is an array of messages")
     records = _RECORDS
     try:
-        return [_convert(records[row[0]], row, 1) for row in rows]
+        return [_convert(records[row[0] if type(row[0]) is int else _no_tag(row[0])], row, 1) for row in rows]
     except (TypeError, IndexError, KeyError):
         # A row that is no array, an empty one, or one whose tag cannot be a tag (an array, a map).
         raise ProtocolError("a message is an array that begins with its tag") from None
