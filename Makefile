@@ -1,0 +1,64 @@
+# Each target is the real command. `make demo` and `make test` are all that a fresh machine needs:
+# they install what they use into .venv.
+PYTHON ?= python3
+RUN := .venv/bin
+PACKAGES := sdk scheduler worker
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help install demo test check lint format types unit layers simulation integration long bench clean
+
+help:
+	@echo "make demo         run two functions, cold and warm, and watch a lease count down"
+	@echo "make test         all tests of every push"
+	@echo "make check        lint, types, unit and property tests (under 3 minutes)"
+	@echo "make simulation   the whole cluster, simulated under faults"
+	@echo "make integration  real processes, real uv (needs a package index)"
+	@echo "make long         everything that is too long for every push"
+	@echo "make bench        the figures of docs/explanation/performance.md"
+	@echo "make format       rewrite the sources in the project's format"
+
+.venv/installed: pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "keepwarm needs Python 3.11 or newer: run 'make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)'."; exit 1; }
+	@test -x $(RUN)/python || $(PYTHON) -m venv .venv
+	@test -x $(RUN)/uv || $(RUN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(RUN)/uv sync --quiet --frozen
+	@touch $@
+
+install: .venv/installed
+
+demo: install
+	$(RUN)/keepwarm demo
+
+test: check simulation integration
+
+check: lint types unit
+
+lint: install
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+
+types: install
+	$(RUN)/mypy $(PACKAGES) tests benchmarks
+
+unit: install
+	$(RUN)/pytest -q tests/unit tests/property tests/typing tests/docs tests/test_layers.py tests/test_tidy.py
+
+simulation: install
+	$(RUN)/pytest -q tests/simulation
+
+integration: install
+	$(RUN)/pytest -q tests/integration
+
+long: install
+	KEEPWARM_TIER=long $(RUN)/pytest -q tests
+
+bench: install
+	$(RUN)/python benchmarks/main_path.py
+
+format: install
+	$(RUN)/ruff format .
+	$(RUN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

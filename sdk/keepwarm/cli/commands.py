@@ -1,0 +1,159 @@
+"""The command line: what there is to say to a cluster, and how it answers.
+
+Rules: a mistake of the user's gets one sentence and exit status 2, a cluster that cannot be reached or refuses gets one
+sentence and exit status 1, never a traceback of ours. Tables are for terminals, ``--json`` is for programs.
+"""
+
+import json
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from keepwarm.errors import KeepwarmError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Run Python functions on a cluster, each in its own environment, kept warm as long as its keep_alive says.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        envvar="KEEPWARM_ADDRESS",
+        show_envvar=True,
+        help="Address of the cluster; without it, the local one.",
+        metavar="ADDRESS",
+    ),
+]
+
+_DAEMON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def main() -> None:
+    """Run the command line. Errors of keepwarm become one sentence."""
+    try:
+        app()
+    except KeepwarmError as error:
+        Console(stderr=True).print(f"[red]keepwarm:[/red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"keepwarm {version('keepwarm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+@app.command(context_settings=_DAEMON)
+def scheduler(context: typer.Context) -> None:
+    """Run a scheduler in the foreground (`keepwarm scheduler --help` for its options)."""
+    _become("keepwarm_scheduler", context.args)
+
+
+@app.command(context_settings=_DAEMON)
+def agent(context: typer.Context) -> None:
+    """Run a node's agent in the foreground (`keepwarm agent --help` for its options)."""
+    _become("keepwarm_worker", context.args)
+
+
+def _become(module: str, arguments: list[str]) -> None:
+    """The daemon takes this process's place, so that signals and memory are its own."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606  # our own interpreter
+
+
+@app.command()
+def demo() -> None:
+    """Run two functions, cold and warm, and watch the lease count down (about 20 seconds)."""
+    _become("keepwarm.cli.demo", [])
+
+
+@app.command()
+def status(
+    address: AddressOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show nodes, environments and where they are warm, instances with what is left of their leases, calls."""
+    from keepwarm.admin import AdminClient
+
+    found = _address(address)
+    if found is None:
+        if as_json:
+            typer.echo("null")
+        else:
+            typer.echo("No cluster is running here. The first call of a program starts one.")
+        raise typer.Exit(1)
+    document = AdminClient(found).status()
+    if as_json:
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    from keepwarm.cli.status_view import render
+
+    Console().print(render(document, found))
+
+
+@app.command()
+def stop(
+    address: AddressOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Stop although calls are unfinished; they are cancelled.")
+    ] = False,
+) -> None:
+    """Stop a cluster: the scheduler, its agents and their instances."""
+    from keepwarm.admin import AdminClient
+
+    found = _address(address)
+    if found is None:
+        typer.echo("No cluster is running here.")
+        return
+    unfinished = AdminClient(found).stop(force)
+    if unfinished:
+        calls = "1 call is" if unfinished == 1 else f"{unfinished} calls are"
+        typer.echo(f"keepwarm: not stopped: {calls} unfinished. Wait for them, or use --force.", err=True)
+        raise typer.Exit(1)
+    typer.echo("Stopped.")
+
+
+@app.command()
+def doctor(address: AddressOption = None) -> None:
+    """Check this machine and the cluster, and say what to do about what is wrong."""
+    from keepwarm.cli.doctor import examine
+
+    if not examine(Console(), _address_quietly(address)):
+        raise typer.Exit(1)
+
+
+def _address(given: str | None) -> str | None:
+    """The address that was given, else that of the local cluster if one runs. Starts nothing."""
+    if given:
+        return given
+    from keepwarm import local
+
+    return local.find()
+
+
+def _address_quietly(given: str | None) -> str | None:
+    try:
+        return _address(given)
+    except KeepwarmError:
+        return None
