@@ -269,6 +269,7 @@ class Daemon:
         # Goodbyes are on their way for a moment; whoever misses one finds the connection closed.
         self._socket.setsockopt(zmq.LINGER, 500)
         self._socket.disable_monitor()
+        self._monitor.close()
         self._socket.close()
         self._context.term()
         self._payloads.close()

@@ -104,10 +104,8 @@ class Journal:
             )
         )
         nodes = tuple(str(row[0]) for row in execute("SELECT name FROM nodes ORDER BY name"))
-        execute("BEGIN IMMEDIATE")
+        # The nodes stay until they are known to hold nothing: this start may end before they have reported.
         execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (str(epoch).encode(),))
-        execute("DELETE FROM nodes")
-        execute("COMMIT")
         return Opened(self._meta("cluster_id"), epoch, Restored(locks, nodes))
 
     def sync(self, records: Iterable[SaveLock | SaveNode | ForgetNode], epoch: int) -> None:

@@ -86,7 +86,11 @@ class PayloadStore:
                 )
             if self._total_bytes + offer.size > self._total_bytes_max:
                 return self._refuse(offer.payload_id, f"the scheduler holds {self._total_bytes} bytes and is full")
-            incoming = self._incoming[offer.payload_id] = _Incoming(offer, self._directory / offer.payload_id.hex())
+            try:
+                incoming = _Incoming(offer, self._directory / offer.payload_id.hex())
+            except OSError as error:
+                return self._refuse(offer.payload_id, f"the scheduler's disk: {error.strerror}")
+            self._incoming[offer.payload_id] = incoming
             self._total_bytes += offer.size
         return self._credit(incoming)
 
@@ -99,9 +103,11 @@ class PayloadStore:
         if incoming.received + len(chunk.data) > offer.size:
             return self._fail(incoming, "more bytes than were offered")
         try:
-            incoming.file.write(chunk.data)
+            written = incoming.file.write(chunk.data)
         except OSError as error:
             return self._fail(incoming, f"the scheduler's disk: {error.strerror}")
+        if written != len(chunk.data):
+            return self._fail(incoming, "the scheduler's disk is full")
         incoming.digest.update(chunk.data)
         incoming.received += len(chunk.data)
         if incoming.received < offer.size:

@@ -97,7 +97,9 @@ class Driver:
     def said(self, kind: type[T]) -> list[T]:
         """The messages of a type in the effects of the latest event."""
         return [
-            each.message for each in self.out if isinstance(each, effects.SendMessage) and isinstance(each.message, kind)
+            each.message
+            for each in self.out
+            if isinstance(each, effects.SendMessage) and isinstance(each.message, kind)
         ]
 
     def done(self, kind: type[T]) -> list[T]:

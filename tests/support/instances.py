@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import io
 import itertools
 import os
 import pickle
@@ -22,7 +23,12 @@ from keepwarm_worker.processes import ExitReason, FrameReader, FrameWriter, Inst
 from keepwarm_worker.runner import frames
 
 PATIENCE_S = 30.0
-FUNCTIONS = Path(__file__).parents[1] / "integration" / "runner_functions.py"
+NO_ARGUMENTS = pickle.dumps(((), {}))
+OWN_FRAMES = ("execution.py", "control.py", "serialization.py", "_keepwarm")
+"""What no traceback of a user's error may show."""
+
+_INSTANCES = itertools.count(1)
+FUNCTIONS = Path(__file__).parents[1] / "integration" / "runner" / "script.py"
 _PICKLER = """
 import sys
 functions, cloudpickle_parent = sys.argv[1:]
@@ -44,7 +50,7 @@ def interpreter(minor: str) -> Path | None:
 
 
 class Pickles:
-    """The functions of `runner_functions.py`, pickled by value by one interpreter, as a driver of that version does."""
+    """The functions of `script.py`, pickled by value by one interpreter, as a driver of that version does."""
 
     def __init__(self, python: Path, scratch: Path) -> None:
         specification = importlib.util.find_spec("cloudpickle")
@@ -87,6 +93,18 @@ class Answer:
         """The value of a call that succeeded."""
         assert self.result.status == frames.STATUS_OK, self.result
         return pickle.loads(self.payload)
+
+
+class _ClientUnpickler(pickle.Unpickler):
+    """Maps the private name of cloudpickle back, as the client does."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(module.replace("_keepwarm_cloudpickle", "cloudpickle"), name)
+
+
+def load_as_client(data: bytes) -> Any:
+    """What a client makes of a result that came by value."""
+    return _ClientUnpickler(io.BytesIO(data)).load()
 
 
 class Instance:
@@ -181,6 +199,10 @@ class Instance:
         assert reason is not None
         return reason
 
+    def still_works(self) -> None:
+        """Another call succeeds: the instance is healthy."""
+        assert self.run("add", 2, b=3).value() == 5
+
     def close(self) -> None:
         """Kill whatever is left and collect it."""
         while self.process.kill_tree():
@@ -207,4 +229,5 @@ def start_instance(
     return Instance(process, spool, pickles)
 
 
-_INSTANCES = itertools.count(1)
+Start = Callable[..., Instance]
+"""Starts an instance, with keyword arguments as environment variables."""

@@ -6,7 +6,16 @@ on its way. A beat older than the newest one is ignored.
 
 from keepwarm_scheduler.core.calls import abandon, lose_attempt, send_cancel
 from keepwarm_scheduler.core.cluster import Cluster
-from keepwarm_scheduler.core.dispatching import book, hold_lease, put_on_idle, send_stop, serve, serve_node
+from keepwarm_scheduler.core.dispatching import (
+    book,
+    hold_lease,
+    put_on_idle,
+    rebuild_lease,
+    send_stop,
+    serve,
+    serve_node,
+    stop,
+)
 from keepwarm_scheduler.core.instances import end_instance, instance_ready, new_room
 from keepwarm_scheduler.core.nodes import new_capacity
 from keepwarm_scheduler.core.recovery import claim, node_reported
@@ -23,7 +32,7 @@ def on_beat(cluster: Cluster, node: Node, beat: AgentBeat) -> None:
     """Full state from an agent: repair whatever differs."""
     if beat.beat_number <= node.last_beat:
         return
-    was_first = node.last_beat == 0
+    was_first, node.has_reported = not node.has_reported, True
     node.last_beat, node.as_of = beat.beat_number, beat.as_of
     node.load = (beat.load.cpu_permille, beat.load.memory_free_bytes, beat.load.disk_free_bytes)
     node.environments = {entry.environment_id: entry.size_bytes for entry in beat.environments}
@@ -84,8 +93,10 @@ def _sync_instance(cluster: Cluster, node: Node, reported: ReportedInstance) -> 
         instance.pool.busy -= 1
         change(instance, INSTANCE, InstanceState.IDLE)
         put_on_idle(instance)
+        _idle_again(cluster, instance, reported)
+    elif instance.state is InstanceState.IDLE and instance.is_lease_unknown and reported.state == "idle":
+        rebuild_lease(cluster, instance, reported.leases)
         hold_lease(cluster, instance)
-        serve(cluster, instance.pool)
     for running in reported.attempts:
         _sync_attempt(cluster, instance, running)
 
@@ -97,8 +108,10 @@ def _adopt_instance(cluster: Cluster, node: Node, reported: ReportedInstance) ->
         # No client has declared a function for it yet: the pool is known by its key alone, until one does.
         pool = cluster.pools[reported.pool] = Pool(reported.pool, reported.environment_id, node.platform)
     instance = Instance(
-        reported.instance_id, pool, node, reported.memory_bytes, 0, 0, cluster.now_ns, InstanceState.SUSPENDED
+        reported.instance_id, pool, node, reported.memory_bytes, None, 0, cluster.now_ns, InstanceState.SUSPENDED
     )
+    if pool.python:
+        instance.memory_bytes = pool.shape.memory_bytes
     instance.ready_ns = 1
     register_instance(cluster, instance)
     return instance
@@ -106,8 +119,7 @@ def _adopt_instance(cluster: Cluster, node: Node, reported: ReportedInstance) ->
 
 def _resume(cluster: Cluster, instance: Instance, reported: ReportedInstance) -> None:
     instance.sequence = reported.sequence
-    for lease in reported.leases:
-        instance.lease.restart(lease.function, cluster.now_ns - lease.idle_us * 1_000, lease.keep_alive_us)
+    rebuild_lease(cluster, instance, reported.leases)
     if reported.state in ("building", "starting"):
         change(instance, INSTANCE, InstanceState.STARTING)
         instance.pool.starting += 1
@@ -119,11 +131,18 @@ def _resume(cluster: Cluster, instance: Instance, reported: ReportedInstance) ->
     else:
         change(instance, INSTANCE, InstanceState.IDLE)
         instance.ready_ns = instance.ready_ns or cluster.now_ns
-        if not reported.leases:
-            instance.lease.restart("", cluster.now_ns - reported.idle_us * 1_000, instance.keep_alive_us)
         put_on_idle(instance)
-        hold_lease(cluster, instance)
-        serve(cluster, instance.pool)
+        _idle_again(cluster, instance, reported)
+
+
+def _idle_again(cluster: Cluster, instance: Instance, reported: ReportedInstance) -> None:
+    """An instance turned out to be idle: it may serve, unless it was for one call only and has served that."""
+    if instance.pool.is_private and reported.sequence:
+        stop(cluster, instance, "released")
+        return
+    rebuild_lease(cluster, instance, reported.leases)
+    hold_lease(cluster, instance)
+    serve(cluster, instance.pool)
 
 
 def _sync_attempt(cluster: Cluster, instance: Instance, running: RunningAttempt) -> None:

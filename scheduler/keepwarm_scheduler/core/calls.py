@@ -5,7 +5,16 @@ copy of the right one) is answered by *final*, so that the node may forget it, a
 """
 
 from keepwarm_scheduler.core.cluster import Cluster
-from keepwarm_scheduler.core.dispatching import free_instance, restart_lease, serve, serve_node, stop
+from keepwarm_scheduler.core.dispatching import (
+    await_lease,
+    free_instance,
+    hold_lease,
+    restart_lease,
+    serve,
+    serve_node,
+    stop,
+)
+from keepwarm_scheduler.core.instances import end_instance, new_room, suspend
 from keepwarm_scheduler.core.outcomes import fail, record, report_of
 from keepwarm_scheduler.core.starting import admit, consider_starts
 from keepwarm_scheduler.core.state import Attempt, Call, Instance, Node
@@ -14,6 +23,7 @@ from keepwarm_wire.identifiers import epoch_of
 from keepwarm_wire.messages import AttemptDone, AttemptRefused, AttemptStarted, CancelAttempt, Failure, Status
 
 __all__ = [
+    "abandon",
     "attempt_done",
     "attempt_refused",
     "attempt_started",
@@ -23,12 +33,13 @@ __all__ = [
     "lose_attempt",
     "place_again",
     "retry_due",
+    "send_cancel",
     "submit",
     "take_held",
     "time_out",
 ]
 
-_CRASH_KINDS = {"process_died": "crashes", "out_of_memory": "out_of_memory"}
+_CRASH_KINDS = frozenset({"process_died", "out_of_memory"})
 _RETRY_BASE_NS = 500_000_000
 _RETRY_MAX_NS = 30_000_000_000
 
@@ -80,10 +91,17 @@ def attempt_started(_: Cluster, node: Node, message: AttemptStarted) -> None:
 def attempt_refused(cluster: Cluster, node: Node, message: AttemptRefused) -> None:
     """The instance was gone or busy: the call lost a race and is placed again."""
     attempt = node.attempts.get(message.attempt)
-    if attempt is not None:
-        _end_attempt(cluster, attempt)
-        if attempt.call is not None:
-            place_again(cluster, attempt.call)
+    if attempt is None:
+        return
+    # Out of use before it could be given another call: what it does instead, the next beat tells.
+    if message.reason == "gone":
+        end_instance(cluster, attempt.instance)
+        new_room(cluster)
+    else:
+        suspend(cluster, attempt.instance)
+    _end_attempt(cluster, attempt)
+    if attempt.call is not None:
+        place_again(cluster, attempt.call)
 
 
 def lose_attempt(cluster: Cluster, attempt: Attempt, *, was_node_lost: bool) -> None:
@@ -119,7 +137,7 @@ def attempt_done(cluster: Cluster, node: Node, message: AttemptDone) -> None:
     else:
         instance.pool.statistics.add_run(message.run_us * 1_000)
         _end_call(cluster, node, call, attempt, message)
-    _after_use(cluster, instance, call)
+    _after_use(cluster, instance, attempt)
     serve_node(cluster, node)
 
 
@@ -136,17 +154,17 @@ def _end_call(cluster: Cluster, node: Node, call: Call, attempt: Attempt, messag
     call.settled_attempt = (node, message.attempt)
 
 
-def _after_use(cluster: Cluster, instance: Instance, call: Call | None) -> None:
-    """The call's end begins the lease anew; a private instance has served its one call."""
+def _after_use(cluster: Cluster, instance: Instance, attempt: Attempt) -> None:
+    """The attempt's end begins the lease anew; a private instance has served its one call."""
     if instance.state is not InstanceState.IDLE:
         return
-    if instance.pool.is_private:
+    if instance.pool.is_private or attempt.keep_alive_us == 0:
         stop(cluster, instance, "released")
         return
-    if call is not None:
-        restart_lease(cluster, instance, call.function.name, call.function.options.keep_alive_us)
+    if attempt.keep_alive_us is not None:
+        restart_lease(cluster, instance, attempt.function, attempt.keep_alive_us)
     else:
-        restart_lease(cluster, instance, "", instance.keep_alive_us)
+        await_lease(cluster, instance)
     serve(cluster, instance.pool)
 
 
@@ -181,9 +199,12 @@ def give_up_held(cluster: Cluster, key: tuple[bytes, int]) -> None:
 
 
 def _end_attempt(cluster: Cluster, attempt: Attempt) -> None:
+    """Nothing was run: the instance, if it is still of use, is idle as before, and so is its lease."""
     instance = attempt.instance
     free_instance(cluster, attempt)
-    _after_use(cluster, instance, None)
+    if instance.state is InstanceState.IDLE:
+        hold_lease(cluster, instance)
+        serve(cluster, instance.pool)
     serve_node(cluster, instance.node)
 
 
@@ -193,9 +214,11 @@ def _is_retried(cluster: Cluster, call: Call, failure: Failure | None) -> bool:
     limits = call.function.options.retries
     if kind in _CRASH_KINDS:
         call.crashes += 1
-        limit = limits.crash if kind == "process_died" else limits.out_of_memory
-        used = call.crashes
-        allowed = used <= limit and used < cluster.config.crashes_max
+        call.out_of_memory += kind == "out_of_memory"
+        is_memory = kind == "out_of_memory"
+        used = call.out_of_memory if is_memory else call.crashes - call.out_of_memory
+        limit = limits.out_of_memory if is_memory else limits.crash
+        allowed = used <= limit and call.crashes < cluster.config.crashes_max
     elif kind in ("user_exception", "setup_failed"):
         call.exceptions += 1
         used = call.exceptions
@@ -253,6 +276,10 @@ def abandon(cluster: Cluster, attempt: Attempt) -> None:
     if attempt.call is not None:
         attempt.call.attempt = None
     attempt.call = None
+    if cluster.unclaimed.get(attempt.key) is attempt:
+        # A client that comes back later must not take a cancelled attempt for its call's.
+        del cluster.unclaimed[attempt.key]
+        cluster.cancel_timer("unclaimed", attempt.token)
     send_cancel(cluster, attempt)
 
 

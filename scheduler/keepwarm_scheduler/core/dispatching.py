@@ -6,12 +6,14 @@ instance is idle; a call ends, the next one waits) looks at one pool and one nod
 """
 
 from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.leases import Lease
 from keepwarm_scheduler.core.state import Attempt, Call, Instance, Node, Pool
 from keepwarm_scheduler.core.transitions import CALL, INSTANCE, CallState, InstanceState, change
 from keepwarm_wire.fields import FOREVER_US
-from keepwarm_wire.messages import Dispatch, FunctionBody, StopInstance
+from keepwarm_wire.messages import Dispatch, FunctionBody, FunctionLease, StopInstance
 
 __all__ = [
+    "await_lease",
     "book",
     "dispatch",
     "enqueue",
@@ -19,8 +21,11 @@ __all__ = [
     "free_instance",
     "hold_lease",
     "next_call",
+    "rebuild_lease",
     "release_booking",
     "serve",
+    "restart_lease",
+    "send_stop",
     "serve_node",
     "stop",
     "take_off_idle",
@@ -142,6 +147,7 @@ def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
     declaration = function.declaration
     change(call, CALL, CallState.DISPATCHED)
     change(instance, INSTANCE, InstanceState.BUSY)
+    call.reason = ""
     pool.queued -= 1
     pool.busy += 1
     cluster.cancel_timer("queue", call.key)
@@ -154,6 +160,7 @@ def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
             ),
         )
     attempt = Attempt(cluster.next_attempt(), call, call.key, instance, cluster.next_command(node), cluster.now_ns)
+    attempt.function, attempt.keep_alive_us = declaration.name, declaration.options.keep_alive_us
     call.attempt = instance.attempt = attempt
     instance.uses += 1
     cluster.attempts[attempt.token] = node.attempts[attempt.token] = attempt
@@ -180,7 +187,9 @@ def free_instance(cluster: Cluster, attempt: Attempt) -> None:
     """An attempt is over: its booking is released and its instance, if it lives, is idle again."""
     instance = attempt.instance
     cluster.attempts.pop(attempt.token, None)
-    cluster.unclaimed.pop(attempt.key, None)
+    if cluster.unclaimed.get(attempt.key) is attempt:
+        del cluster.unclaimed[attempt.key]
+        cluster.cancel_timer("unclaimed", attempt.token)
     instance.node.attempts.pop(attempt.token, None)
     release_booking(attempt)
     if instance.attempt is not attempt:
@@ -242,3 +251,16 @@ def restart_lease(cluster: Cluster, instance: Instance, function: str, keep_aliv
     """A call ended or an instance became ready: the term begins anew, now."""
     instance.lease.restart(function, cluster.now_ns, min(keep_alive_us, FOREVER_US))
     hold_lease(cluster, instance)
+
+
+def await_lease(cluster: Cluster, instance: Instance) -> None:
+    """Something ended on the instance whose term only the agent knows: no deadline until its next beat tells."""
+    instance.is_lease_unknown = True
+    restart_lease(cluster, instance, "", FOREVER_US)
+
+
+def rebuild_lease(cluster: Cluster, instance: Instance, leases: tuple[FunctionLease, ...]) -> None:
+    """The agent tells what it measured: terms and the times since their functions' last ends."""
+    instance.lease, instance.is_lease_unknown = Lease(), False
+    for lease in leases:
+        instance.lease.restart(lease.function, cluster.now_ns - lease.idle_us * 1_000, lease.keep_alive_us)

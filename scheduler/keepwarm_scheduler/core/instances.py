@@ -6,7 +6,7 @@ repeats that until it is final, and it alone decides what becomes of the call.
 """
 
 from keepwarm_scheduler.core.cluster import Cluster
-from keepwarm_scheduler.core.dispatching import put_on_idle, restart_lease, serve, stop, take_off_idle
+from keepwarm_scheduler.core.dispatching import await_lease, put_on_idle, restart_lease, serve, stop, take_off_idle
 from keepwarm_scheduler.core.starting import consider_starts, fail_waiting
 from keepwarm_scheduler.core.state import Instance, Node, Pool
 from keepwarm_scheduler.core.transitions import INSTANCE, InstanceState, change
@@ -40,10 +40,17 @@ def instance_ready(cluster: Cluster, node: Node, message: InstanceReady) -> None
     change(instance, INSTANCE, InstanceState.IDLE)
     put_on_idle(instance)
     node.environments.setdefault(pool.environment_id, 0)
-    restart_lease(cluster, instance, "", instance.keep_alive_us)
+    _begin_lease(cluster, instance)
     serve(cluster, pool)
     if pool.is_private and instance in pool.idle:
         stop(cluster, instance, "released")
+
+
+def _begin_lease(cluster: Cluster, instance: Instance) -> None:
+    if instance.keep_alive_us is None:
+        await_lease(cluster, instance)
+    else:
+        restart_lease(cluster, instance, "", instance.keep_alive_us)
 
 
 def instance_progress(cluster: Cluster, node: Node, message: InstanceProgress) -> None:
@@ -62,14 +69,14 @@ def instance_progress(cluster: Cluster, node: Node, message: InstanceProgress) -
 
 
 def instance_busy(cluster: Cluster, node: Node, message: InstanceBusy) -> None:
-    """The node refused a stop: it knows of a later call. The lease begins anew; the next beat tells the rest."""
+    """The node refused a stop: it knows of a later call. Its next beat tells of which, and until when it lives."""
     instance = node.instances.get(message.instance_id)
     if instance is None or instance.state is not InstanceState.STOPPING:
         return
     instance.sequence = message.sequence
     change(instance, INSTANCE, InstanceState.IDLE)
     put_on_idle(instance)
-    restart_lease(cluster, instance, "", instance.keep_alive_us)
+    await_lease(cluster, instance)
     serve(cluster, instance.pool)
 
 
@@ -109,7 +116,7 @@ def end_instance(cluster: Cluster, instance: Instance) -> None:
     if not pool.per_node[node.name]:
         del pool.per_node[node.name]
     node.free["memory"] += instance.memory_bytes
-    node.free["gpu"] += pool.shape.gpu
+    node.free["gpu"] += instance.gpu
     node.ended[instance.instance_id] = None
     if len(node.ended) > _ENDED_REMEMBERED:
         node.ended.pop(next(iter(node.ended)))

@@ -116,8 +116,8 @@ class SchedulerCore:
 
     def next_deadline(self) -> int | None:
         """When a ``Tick`` is due, on the clock that ``handle`` is given; None when nothing is timed."""
-        deadlines = [d for d in (self.cluster.leases.next_deadline(), self.cluster.timers.next_deadline()) if d]
-        return min(deadlines, default=None)
+        deadlines = (self.cluster.leases.next_deadline(), self.cluster.timers.next_deadline())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     # ------------------------------------------------------------ messages
 
@@ -155,7 +155,8 @@ class SchedulerCore:
         if not agreed.protocol:
             self._reply(event.peer, Refused("protocol_version", agreed.reason))
         elif type(message) is ClientHello:
-            if len(cluster.sessions) >= cluster.config.sessions_max:
+            is_new = message.session_id not in cluster.sessions
+            if is_new and len(cluster.sessions) >= cluster.config.sessions_max:
                 self._reply(event.peer, Refused("too_many_sessions", "The scheduler has no room for another client."))
             else:
                 sessions.open_session(cluster, event.peer, event.principal, message)

@@ -27,7 +27,7 @@ def register(cluster: Cluster, peer: bytes, hello: AgentHello) -> None:
     elif node.peer and node.peer != peer:
         cluster.peers.pop(node.peer, None)
     node.peer = peer
-    node.is_lost = False
+    node.is_lost = node.has_reported = False
     node.heard_ns = cluster.now_ns
     cluster.peers[peer] = node
     cluster.capacity_version += 1
@@ -88,6 +88,7 @@ def timer_due(cluster: Cluster, node: Node) -> None:
     """Either the node has been silent for too long, or it is time to forget one that was lost long ago."""
     if node.is_lost:
         lose(cluster, node, is_gone=True)
+        cluster.effects.append(ForgetNode(node.name))
         return
     silent_ns = cluster.now_ns - node.heard_ns
     if node.peer and silent_ns < cluster.config.node_lost_ns:
@@ -102,6 +103,10 @@ def lose(cluster: Cluster, node: Node, *, is_gone: bool) -> None:
     With ``is_gone`` they are known to have ended and the node is forgotten; else it may come back with them.
     """
     was_lost, node.is_lost = node.is_lost, True
+    if not is_gone and node.peer:
+        # Should it speak again on this connection after all, it has to say hello and report first.
+        cluster.peers.pop(node.peer, None)
+        node.peer = b""
     for environment in list(cluster.locking.values()):
         if environment.locking_node is node:
             unlock(cluster, environment)

@@ -7,7 +7,7 @@ Everything here is a pure function of what it is given, so that another policy c
    busy instance is at most 0.8 of the expected cost of a cold start. Never more starts under way than the queue needs.
 3. A start goes to the feasible node where the environment is hottest, then to the least loaded, then by a hash
    of pool and node, so that equal nodes do not all get the same pools.
-4. Under pressure an idle instance makes room: surplus copies first, then the one used longest ago.
+4. Under pressure an idle instance makes room: surplus copies first, then the one whose lease ends first.
 """
 
 import zlib
@@ -121,22 +121,27 @@ class VictimCandidate(NamedTuple):
 
     instance_id: int
     surplus: int
-    idle_since_ns: int
+    idle_until_ns: int
     memory_bytes: int
+    gpu: int = 0
 
 
-def choose_victims(candidates: Iterable[VictimCandidate], memory_needed_bytes: int) -> list[int] | None:
-    """The idle instances to end so that ``memory_needed_bytes`` become free, or None if all would not be enough.
+def choose_victims(
+    candidates: Iterable[VictimCandidate], memory_needed_bytes: int, gpu_needed: int = 0
+) -> list[int] | None:
+    """The idle instances to end so that memory and GPUs become free, or None if all would not be enough.
 
-    Instances of pools with more idle copies go first, then those idle longest.
+    Instances of pools with more idle copies go first, then those whose leases end first. None is ended in vain.
     """
     victims: list[int] = []
-    for candidate in sorted(candidates, key=lambda c: (-c.surplus, c.idle_since_ns, c.instance_id)):
-        if memory_needed_bytes <= 0:
-            break
-        victims.append(candidate.instance_id)
-        memory_needed_bytes -= candidate.memory_bytes
-    return victims if memory_needed_bytes <= 0 else None
+    for candidate in sorted(candidates, key=lambda c: (-c.surplus, c.idle_until_ns, c.instance_id)):
+        gives_memory = memory_needed_bytes > 0 and candidate.memory_bytes > 0
+        gives_gpu = gpu_needed > 0 and candidate.gpu > 0
+        if gives_memory or gives_gpu:
+            victims.append(candidate.instance_id)
+            memory_needed_bytes -= candidate.memory_bytes
+            gpu_needed -= candidate.gpu
+    return victims if memory_needed_bytes <= 0 and gpu_needed <= 0 else None
 
 
 def fits(free: Mapping[str, int], need: Mapping[str, int]) -> bool:

@@ -5,8 +5,9 @@ until every node of the last epoch has reported, or the grace is over, and then 
 that runs, the outcome that a node held, a new attempt.
 """
 
-from keepwarm_scheduler.core.calls import submit, take_held
+from keepwarm_scheduler.core.calls import abandon, submit, take_held
 from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.effects import ForgetNode
 from keepwarm_scheduler.core.outcomes import leave_queue
 from keepwarm_scheduler.core.state import Attempt, Call
 from keepwarm_scheduler.core.transitions import CALL, CallState, change
@@ -49,6 +50,10 @@ def claim(cluster: Cluster, attempt: Attempt) -> bool:
     """Find whose call a running attempt is. False if it is nobody's: superseded, or its call is settled."""
     session = cluster.sessions.get(attempt.key[0])
     if session is None or attempt.key[1] not in session.seen:
+        other = cluster.unclaimed.get(attempt.key)
+        if other is not None:
+            older, attempt = sorted((other, attempt), key=lambda one: one.token)
+            abandon(cluster, older)
         cluster.unclaimed[attempt.key] = attempt
         cluster.timer("unclaimed", attempt.token, cluster.config.session_lost_ns)
         return True
@@ -66,6 +71,7 @@ def _adopt(cluster: Cluster, call: Call, attempt: Attempt) -> None:
     cluster.cancel_timer("queue", call.key)
     leave_queue(cluster, call)
     attempt.call, call.attempt = call, attempt
+    attempt.function, attempt.keep_alive_us = call.function.name, call.function.options.keep_alive_us
     call.reason = ""
     change(call, CALL, CallState.RUNNING)
 
@@ -76,6 +82,9 @@ def end(cluster: Cluster) -> None:
         return
     cluster.is_recovering = False
     cluster.cancel_timer("recovery", "")
+    for name in cluster.waiting_nodes:
+        cluster.effects.append(ForgetNode(name))
+    cluster.waiting_nodes = {}
     recovering, cluster.recovering = cluster.recovering, {}
     for call in recovering.values():
         submit(cluster, call)

@@ -7,6 +7,7 @@ from keepwarm_scheduler.core.starting import lock_failed as fail_lock
 from keepwarm_scheduler.core.state import Environment, Node
 from keepwarm_wire.messages import (
     AttemptOutput,
+    Failure,
     FunctionBody,
     LockFailed,
     LockMade,
@@ -55,7 +56,13 @@ def _locking(cluster: Cluster, node: Node, key: bytes) -> list[Environment]:
 def lock_made(cluster: Cluster, node: Node, message: LockMade) -> None:
     """A spec is resolved."""
     for environment in _locking(cluster, node, message.spec_key):
-        adopt_lock(cluster, environment, message.platform, message.lock, message.duration_us)
+        try:
+            message.lock.decode()
+        except UnicodeDecodeError:
+            failure = Failure("lock_failed", f"Node {node.name} made a lock that is no text: its agent is at fault.")
+            fail_lock(cluster, environment, failure)
+        else:
+            adopt_lock(cluster, environment, message.platform, message.lock, message.duration_us)
 
 
 def lock_failed(cluster: Cluster, node: Node, message: LockFailed) -> None:

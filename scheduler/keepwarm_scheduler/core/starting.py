@@ -7,7 +7,7 @@ node has gained room (``Cluster.capacity_version``). So a saturated cluster cost
 import hashlib
 
 from keepwarm_scheduler.core.cluster import Cluster
-from keepwarm_scheduler.core.dispatching import enqueue, next_call, stop
+from keepwarm_scheduler.core.dispatching import book, enqueue, next_call, release_booking, serve, stop
 from keepwarm_scheduler.core.effects import SaveLock
 from keepwarm_scheduler.core.outcomes import end_unrun, fail
 from keepwarm_scheduler.core.placement import (
@@ -35,6 +35,9 @@ __all__ = [
     "resolve",
     "unlock",
 ]
+
+_INSTANCES_WITHOUT_CPU_MAX = 64
+"""How many instances of one pool a node holds at most when their calls book no cpu."""
 
 
 # ---------------------------------------------------------------- from a call to a pool
@@ -97,6 +100,7 @@ def adopt_lock(cluster: Cluster, environment: Environment, platform: str, lock: 
             if pool is not None:
                 pools[pool.key] = pool
     for pool in pools.values():
+        serve(cluster, pool)
         consider_starts(cluster, pool)
 
 
@@ -135,10 +139,24 @@ def _pool_of(cluster: Cluster, function: Function) -> Pool:
     pool = cluster.pools.get(key)
     if pool is None:
         pool = cluster.pools[key] = Pool(key, environment.environment_id, environment.platform)
-    # A pool met first in an agent's beat after a restart is known by its key alone: now the rest is known too.
-    pool.namespace, pool.python, pool.lock = environment.namespace, environment.python, environment.lock
-    pool.shape, pool.env_vars, pool.is_private = shape, options.env_vars, is_private
+    if not pool.python:
+        pool.namespace, pool.python, pool.lock = environment.namespace, environment.python, environment.lock
+        pool.env_vars, pool.is_private = options.env_vars, is_private
+        _book_anew(pool, shape)
     return pool
+
+
+def _book_anew(pool: Pool, shape: Shape) -> None:
+    """A pool met first in an agent's beat was known by its key alone: now it is known what its instances hold."""
+    pool.shape = shape
+    for instance in pool.instances.values():
+        free = instance.node.free
+        free["memory"] += instance.memory_bytes - shape.memory_bytes
+        free["gpu"] += instance.gpu - shape.gpu
+        instance.memory_bytes, instance.gpu = shape.memory_bytes, shape.gpu
+        if instance.attempt is not None:
+            release_booking(instance.attempt)
+            book(instance.attempt)
 
 
 # ---------------------------------------------------------------- starting instances
@@ -153,11 +171,17 @@ def consider_starts(cluster: Cluster, pool: Pool) -> None:
     if wanted == 0:
         if pool.starting == 0 and pool.busy:
             # A promise to look again: run times are estimates, and this wait may turn out long.
-            cluster.timer("recheck", pool.key, min(pool.statistics.cold_start_ns, cluster.config.patience_ns))
+            _look_again(cluster, pool, min(pool.statistics.cold_start_ns, cluster.config.patience_ns))
         return
     for _ in range(wanted):
         if not _start_one(cluster, pool, call):
             return
+
+
+def _look_again(cluster: Cluster, pool: Pool, delay_ns: int) -> None:
+    """Set the recheck timer unless it is set: calls that keep coming must not put it off."""
+    if ("recheck", pool.key) not in cluster.timers:
+        cluster.timer("recheck", pool.key, delay_ns)
 
 
 def recheck(cluster: Cluster, pool: Pool) -> None:
@@ -167,25 +191,25 @@ def recheck(cluster: Cluster, pool: Pool) -> None:
         return
     if _start_one(cluster, pool, call):
         return
-    if cluster.now_ns - call.submitted_ns >= cluster.config.patience_ns and not pool.busy:
+    if cluster.now_ns - call.submitted_ns >= cluster.config.patience_ns:
         make_room(cluster, pool)
-    cluster.timer("recheck", pool.key, cluster.config.patience_ns)
+    _look_again(cluster, pool, cluster.config.patience_ns)
 
 
 def _start_one(cluster: Cluster, pool: Pool, call: Call) -> bool:
-    if pool.blocked_at == cluster.capacity_version:
-        return False
-    chosen = choose(pool.key, (_candidate(node, pool) for node in cluster.nodes.values() if _has_room(node, pool)))
-    if chosen is None:
+    if pool.blocked_at != cluster.capacity_version:
+        chosen = choose(pool.key, (_candidate(node, pool) for node in cluster.nodes.values() if _has_room(node, pool)))
+        if chosen is not None:
+            start(cluster, pool, cluster.nodes[chosen.node], call.function.options.startup_timeout_us, call.function)
+            return True
         pool.blocked_at = cluster.capacity_version
+        pool.is_impossible = not any(_could_ever(node, pool) for node in cluster.nodes.values())
         cluster.blocked[pool.key] = pool
-        if any(_could_ever(node, pool) for node in cluster.nodes.values()):
-            cluster.timer("recheck", pool.key, cluster.config.patience_ns)
-        else:
-            _watch_infeasible_call(cluster, call)
-        return False
-    start(cluster, pool, cluster.nodes[chosen.node], call.function.options.startup_timeout_us, call.function)
-    return True
+    if pool.is_impossible:
+        _watch_infeasible_call(cluster, call)
+    # Also when it is impossible: the call that is watched may end first, and the next one has to be watched then.
+    _look_again(cluster, pool, cluster.config.patience_ns)
+    return False
 
 
 def start(cluster: Cluster, pool: Pool, node: Node, startup_timeout_us: int, function: Function) -> Instance:
@@ -227,7 +251,8 @@ def register_instance(cluster: Cluster, instance: Instance) -> None:
     node.instances[instance.instance_id] = instance
     pool.per_node[node.name] = pool.per_node.get(node.name, 0) + 1
     node.free["memory"] -= instance.memory_bytes
-    node.free["gpu"] = node.free.get("gpu", 0) - pool.shape.gpu
+    instance.gpu = pool.shape.gpu
+    node.free["gpu"] -= instance.gpu
 
 
 def _candidate(node: Node, pool: Pool) -> Candidate:
@@ -246,7 +271,7 @@ def _load_permille(node: Node) -> int:
 
 
 def _is_usable(node: Node) -> bool:
-    return bool(node.peer) and not node.is_lost
+    return bool(node.peer) and node.has_reported and not node.is_lost
 
 
 def _could_ever(node: Node, pool: Pool) -> bool:
@@ -264,14 +289,16 @@ def _could_ever(node: Node, pool: Pool) -> bool:
 
 
 def _has_room(node: Node, pool: Pool) -> bool:
-    """Whether an instance could start there now: more of them than the node's cpu can run are of no use."""
-    shape = pool.shape
-    useful = node.capacity.get("cpu", 0) // shape.cpu if shape.cpu else 64
-    return (
-        _could_ever(node, pool)
-        and pool.per_node.get(node.name, 0) < useful
-        and fits(node.free, {"memory": shape.memory_bytes, "gpu": shape.gpu})
+    """Whether an instance could start there now."""
+    return _could_use_another(node, pool) and fits(
+        node.free, {"memory": pool.shape.memory_bytes, "gpu": pool.shape.gpu}
     )
+
+
+def _could_use_another(node: Node, pool: Pool) -> bool:
+    """Whether one more instance would be of use there: not while one is parked for want of cpu."""
+    useful = node.capacity.get("cpu", 0) // pool.shape.cpu if pool.shape.cpu else _INSTANCES_WITHOUT_CPU_MAX
+    return _could_ever(node, pool) and pool.per_node.get(node.name, 0) < useful and pool.key not in node.parked
 
 
 # ---------------------------------------------------------------- pressure and impossibility
@@ -281,22 +308,34 @@ def make_room(cluster: Cluster, pool: Pool) -> None:
     """End idle instances on one node so that this pool can start there: the only early end that calls cause."""
     best: tuple[int, str, list[int]] | None = None
     for node in cluster.nodes.values():
-        useful = node.capacity.get("cpu", 0) // pool.shape.cpu if pool.shape.cpu else 64
-        if not _could_ever(node, pool) or pool.per_node.get(node.name, 0) >= useful:
+        if not _could_use_another(node, pool):
             continue
-        if node.free.get("gpu", 0) < pool.shape.gpu:
-            continue
-        victims = choose_victims(_victims(node), pool.shape.memory_bytes - node.free["memory"])
+        memory_coming, gpu_coming = _coming_free(node)
+        victims = choose_victims(
+            _victims(node),
+            pool.shape.memory_bytes - node.free["memory"] - memory_coming,
+            pool.shape.gpu - node.free["gpu"] - gpu_coming,
+        )
         if victims is not None and (best is None or (len(victims), node.name) < best[:2]):
             best = (len(victims), node.name, victims)
     for instance_id in best[2] if best is not None else ():
         stop(cluster, cluster.instances[instance_id], "evicted")
 
 
+def _coming_free(node: Node) -> tuple[int, int]:
+    """Memory and GPUs of instances that are about to end: who waits for them needs no other victims."""
+    stopping = [one for one in node.instances.values() if one.state is InstanceState.STOPPING]
+    return sum(one.memory_bytes for one in stopping), sum(one.gpu for one in stopping)
+
+
 def _victims(node: Node) -> list[VictimCandidate]:
     return [
         VictimCandidate(
-            instance.instance_id, len(instance.pool.idle), instance.lease.deadline_ns, instance.memory_bytes
+            instance.instance_id,
+            len(instance.pool.idle),
+            instance.lease.deadline_ns,
+            instance.memory_bytes,
+            instance.gpu,
         )
         for instance in node.instances.values()
         if instance.state is InstanceState.IDLE
@@ -309,7 +348,7 @@ def _watch_infeasible(cluster: Cluster, environment: Environment) -> None:
 
 
 def _watch_infeasible_call(cluster: Cluster, call: Call) -> None:
-    if ("infeasible", call.key) not in cluster.timers:
+    if call.state is CallState.QUEUED and ("infeasible", call.key) not in cluster.timers:
         config = cluster.config
         has_nodes = any(_is_usable(node) for node in cluster.nodes.values())
         call.timed = True

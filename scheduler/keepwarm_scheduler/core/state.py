@@ -1,7 +1,7 @@
 """The scheduler's records: environments, pools, instances, nodes, sessions, calls, attempts; and their indexes.
 
-Every mutable thing in the core is one of these. The rules that tie them together are ``check_invariants`` below
-in executable form; the other modules of the core are functions on a ``Cluster``.
+Every mutable thing in the core is one of these. The rules that tie them together are in ``invariants``, in
+executable form; the other modules of the core are functions on a ``Cluster``.
 """
 
 from collections import deque
@@ -95,19 +95,23 @@ class Pool:
     busy: int = 0
     start_failures: int = 0
     blocked_at: int = -1
-    blocked_since_ns: int = 0
+    is_impossible: bool = False
     statistics: PoolStatistics = field(default_factory=PoolStatistics)
 
 
 @dataclass(slots=True, eq=False)
 class Instance:
-    """One worker process on a node. ``sequence`` counts the attempts it has finished."""
+    """One worker process on a node. ``sequence`` counts the attempts it has finished.
+
+    ``keep_alive_us`` is the term it was started for, None when an earlier scheduler started it. ``is_lease_unknown``
+    means that only its agent knows its lease: it has no deadline until a beat tells.
+    """
 
     instance_id: int
     pool: Pool
     node: "Node"
     memory_bytes: int
-    keep_alive_us: int
+    keep_alive_us: int | None
     command: int
     wanted_ns: int
     state: InstanceState = InstanceState.STARTING
@@ -121,6 +125,8 @@ class Instance:
     phase: str = ""
     attempt: "Attempt | None" = None
     lease: Lease = field(default_factory=Lease)
+    is_lease_unknown: bool = False
+    gpu: int = 0
     stop_command: int = 0
     stop_cause: str = ""
     uses: int = 0
@@ -128,7 +134,10 @@ class Instance:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A machine with an agent. ``peer`` is empty while it is not connected."""
+    """A machine with an agent. ``peer`` is empty while it is not connected.
+
+    ``has_reported`` is false from each hello to the next beat: what the node holds is not known then.
+    """
 
     name: str
     peer: bytes
@@ -140,6 +149,7 @@ class Node:
     free: dict[str, int]
     heard_ns: int
     is_lost: bool = False
+    has_reported: bool = False
     last_command: int = 0
     as_of: int = -1
     last_beat: int = 0
@@ -197,7 +207,11 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One dispatch of a call to an instance. ``call`` is empty once nobody waits for it any more."""
+    """One dispatch of a call to an instance. ``call`` is empty once nobody waits for it any more.
+
+    ``function`` and ``keep_alive_us`` are the term that its end restarts, whether or not anybody waits for it then;
+    None when an earlier scheduler made the attempt and its client has not come back.
+    """
 
     token: int
     call: Call | None
@@ -205,6 +219,8 @@ class Attempt:
     instance: Instance
     command: int
     dispatched_ns: int
+    function: str = ""
+    keep_alive_us: int | None = None
     is_running: bool = False
     cancel_command: int = 0
     cpu: int = 0

@@ -117,7 +117,7 @@ class TimingWheel(Generic[K]):
         if known_ns is None:
             number = self._inserted
             self._inserted = number + 1
-        elif deadline_ns >= known_ns and self._filed[key] > self._cursor:
+        elif deadline_ns >= known_ns and key not in self._due:
             self._deadlines[key] = deadline_ns  # lazy: the bucket it is in comes up first and will see
             return
         else:

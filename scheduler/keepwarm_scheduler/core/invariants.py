@@ -1,0 +1,207 @@
+"""What holds between any two turns of the scheduler, in executable form: ``check(cluster)``.
+
+The records of ``state`` refer to one another through many indexes and counts, kept up by hand because a turn must not
+cost more than what it touches. This module looks at everything and is therefore for tests, simulation and debugging
+only: nothing in the running scheduler may call it, and it never changes anything.
+"""
+
+from collections import Counter
+
+from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.state import Attempt, Call, Instance, Node, Pool, Session
+from keepwarm_scheduler.core.transitions import CallState, InstanceState
+
+__all__ = ["check"]
+
+_WITH_ATTEMPT = (CallState.DISPATCHED, CallState.RUNNING)
+_CALL_TIMERS = ("queue", "overall", "retry", "infeasible")
+_REASONS = ("capacity", "lock", "not before", "recovering")
+
+
+def check(cluster: Cluster) -> None:
+    """Look at every record and index.
+
+    Raises:
+        AssertionError: two of them contradict one another; the message names which.
+
+    >>> from keepwarm_scheduler.config import CoreConfig
+    >>> check(Cluster(CoreConfig(), epoch=1, cluster_id=bytes(16), now_ns=0))
+    """
+    for pool in cluster.pools.values():
+        _check_pool(cluster, pool)
+    for node in cluster.nodes.values():
+        _check_node(cluster, node)
+    for instance in cluster.instances.values():
+        _check_instance(cluster, instance)
+    for attempt in cluster.attempts.values():
+        _check_attempt(attempt)
+    for session in cluster.sessions.values():
+        _check_session(cluster, session)
+    _check_connections(cluster)
+    _check_wheels(cluster)
+    _check_recovery(cluster)
+    _check_locks(cluster)
+    assert not cluster.effects, "effects of a turn are left over"
+
+
+def _check_pool(cluster: Cluster, pool: Pool) -> None:
+    name = f"pool {pool.key.hex()[:8]}"
+    live = {id(call) for call in pool.queue if call.state is CallState.QUEUED and call.reason == "capacity"}
+    assert pool.queued == len(live), f"{name}: queued is {pool.queued}, {len(live)} calls wait"
+    states = Counter(instance.state for instance in pool.instances.values())
+    assert pool.starting == states[InstanceState.STARTING], f"{name}: starting is {pool.starting}, {states}"
+    assert pool.busy == states[InstanceState.BUSY], f"{name}: busy is {pool.busy}, {states}"
+    per_node = Counter(instance.node.name for instance in pool.instances.values())
+    assert pool.per_node == per_node, f"{name}: per_node is {pool.per_node}, instances are on {per_node}"
+    parked = [
+        instance for node in cluster.nodes.values() for instance in node.parked.get(pool.key, ()) if instance.is_parked
+    ]
+    waiting = Counter(instance.instance_id for instance in (*pool.idle, *parked))
+    idle = {key: 1 for key, instance in pool.instances.items() if instance.state is InstanceState.IDLE}
+    assert waiting == idle, f"{name}: {waiting} on the stack or parked, idle are {list(idle)}"
+    assert not any(instance.is_parked for instance in pool.idle), f"{name}: a parked instance is on the stack"
+    assert not (pool.idle and pool.queued), f"{name}: {pool.queued} calls wait beside {len(pool.idle)} idle instances"
+
+
+def _check_node(cluster: Cluster, node: Node) -> None:
+    name = f"node {node.name}"
+    assert cluster.nodes.get(node.name) is node, f"{name} is not in its index"
+    booked: Counter[str] = Counter()
+    for instance in node.instances.values():
+        assert instance.node is node, f"{name} lists an instance of {instance.node.name}"
+        assert cluster.instances.get(instance.instance_id) is instance, f"{name} lists an instance that has ended"
+        booked["memory"] += instance.memory_bytes
+        booked["gpu"] += instance.gpu
+    for attempt in node.attempts.values():
+        assert cluster.attempts.get(attempt.token) is attempt, f"{name} lists an attempt that is over"
+        booked["cpu"] += attempt.cpu
+        booked.update({quantity.name: quantity.amount for quantity in attempt.custom})
+    for resource in {**node.capacity, **node.free, **booked}:
+        capacity, free = node.capacity.get(resource, 0), node.free.get(resource, 0)
+        assert free + booked[resource] == capacity, (
+            f"{name}: {resource} free {free} and booked {booked[resource]} are not its capacity {capacity}"
+        )
+    for key, parked in node.parked.items():
+        assert parked, f"{name}: an empty parking place"
+        assert all(instance.node is node and instance.pool.key == key for instance in parked), f"{name}: wrong parking"
+    assert not (set(node.ended) & set(node.instances)), f"{name}: an instance has ended and not ended"
+    if node.is_lost:
+        assert not node.attempts, f"{name} is lost and has attempts"
+        states = Counter(instance.state for instance in node.instances.values())
+        assert set(states) <= {InstanceState.SUSPENDED}, f"{name} is lost and has instances {states}"
+    assert ("node", node.name) in cluster.timers, f"{name} is not watched"
+
+
+def _check_instance(cluster: Cluster, instance: Instance) -> None:
+    name = f"instance {instance.instance_id:#x}"
+    assert instance.state is not InstanceState.ENDED, f"{name} has ended and is still listed"
+    assert instance.node.instances.get(instance.instance_id) is instance, f"{name} is unknown to its node"
+    assert instance.pool.instances.get(instance.instance_id) is instance, f"{name} is unknown to its pool"
+    assert cluster.pools.get(instance.pool.key) is instance.pool, f"{name} is of an unknown pool"
+    assert cluster.nodes.get(instance.node.name) is instance.node, f"{name} is on an unknown node"
+    if instance.attempt is not None:
+        assert instance.state is InstanceState.BUSY, f"{name} is {instance.state} and has an attempt"
+        assert cluster.attempts.get(instance.attempt.token) is instance.attempt, f"{name} has an attempt that is over"
+        assert instance.attempt.instance is instance, f"{name} has another instance's attempt"
+    if instance.state is InstanceState.IDLE:
+        filed_ns = cluster.leases.deadline_ns(instance.instance_id)
+        if instance.lease.is_infinite:
+            assert filed_ns is None, f"{name} has an endless lease and is in the wheel"
+        else:
+            assert filed_ns == instance.lease.deadline_ns, f"{name}: lease {instance.lease.deadline_ns}, {filed_ns}"
+    elif instance.state is not InstanceState.BUSY:
+        assert instance.instance_id not in cluster.leases, f"{name} is {instance.state} and has a deadline"
+
+
+def _check_attempt(attempt: Attempt) -> None:
+    name = f"attempt {attempt.token:#x}"
+    node = attempt.instance.node
+    assert node.attempts.get(attempt.token) is attempt, f"{name} is unknown to its node"
+    call = attempt.call
+    if call is not None:
+        assert call.attempt is attempt, f"{name}: its call has attempt {call.attempt}"
+        assert call.state in _WITH_ATTEMPT, f"{name}: its call is {call.state}"
+        assert call.key == attempt.key, f"{name}: its call is another"
+    if attempt.instance.state is InstanceState.BUSY:
+        assert attempt.instance.attempt is attempt, f"{name}: its instance serves another"
+
+
+def _check_session(cluster: Cluster, session: Session) -> None:
+    name = f"session {session.session_id.hex()[:8]}"
+    assert cluster.sessions.get(session.session_id) is session, f"{name} is not in its index"
+    assert ("session", session.session_id) in cluster.timers, f"{name} is not watched"
+    for number, call in session.calls.items():
+        assert call.number == number, f"{name}: call {number} is another"
+        assert call.session is session, f"{name}: call {number} is of another session"
+        assert number in session.seen, f"{name}: call {number} was never seen"
+        _check_call(cluster, call, f"{name} call {number}")
+
+
+def _check_call(cluster: Cluster, call: Call, name: str) -> None:
+    if call.state is CallState.DONE:
+        assert call.outcome is not None, f"{name} is done without an outcome"
+        for kind in _CALL_TIMERS:
+            assert (kind, call.key) not in cluster.timers, f"{name} is done and its {kind} timer runs"
+        return
+    assert call.outcome is None, f"{name} has an outcome and is {call.state}"
+    if call.state in _WITH_ATTEMPT:
+        assert call.attempt is not None, f"{name} is {call.state} without an attempt"
+        assert cluster.attempts.get(call.attempt.token) is call.attempt, f"{name}: its attempt is over"
+        assert call.attempt.call is call, f"{name}: its attempt serves another call"
+        assert ("queue", call.key) not in cluster.timers, f"{name} is {call.state} and its queue timeout runs"
+        return
+    assert call.attempt is None, f"{name} is queued and has an attempt"
+    assert call.reason in _REASONS, f"{name} is queued for no reason: {call.reason!r}"
+    assert (call.reason == "recovering") == (call.key in cluster.recovering), f"{name}: recovering and not"
+    if call.reason == "capacity":
+        pool = call.function.pool
+        assert pool is not None, f"{name} waits in a pool and has none"
+        assert any(call is queued for queued in pool.queue), f"{name} is in no queue"
+    elif call.reason == "lock":
+        assert any(call is waiting for waiting in call.function.environment.waiting), f"{name} waits for no lock"
+    elif call.reason == "not before":
+        assert ("retry", call.key) in cluster.timers, f"{name} will never be retried"
+
+
+def _check_connections(cluster: Cluster) -> None:
+    for peer, owner in cluster.peers.items():
+        assert owner.peer == peer, f"peer {peer.hex()} leads to {owner}, which is elsewhere"
+    owners: list[Session | Node] = [*cluster.sessions.values(), *cluster.nodes.values()]
+    for owner in owners:
+        if owner.peer:
+            assert cluster.peers.get(owner.peer) is owner, f"{owner} is connected, and its peer is not known"
+
+
+def _check_wheels(cluster: Cluster) -> None:
+    assert len(cluster.leases) <= len(cluster.instances), "more leases than instances"
+    held = sum(instance_id in cluster.leases for instance_id in cluster.instances)
+    assert len(cluster.leases) == held, "a lease of an instance that has ended"
+    calls = sum(len(session.calls) for session in cluster.sessions.values())
+    recovering = len(cluster.unclaimed) + len(cluster.held) + len(cluster.attempts)
+    others = len(cluster.sessions) + len(cluster.nodes) + len(cluster.pools) + 3
+    assert len(cluster.timers) <= len(_CALL_TIMERS) * calls + recovering + others, "more timers than subjects"
+
+
+def _check_recovery(cluster: Cluster) -> None:
+    for key, attempt in cluster.unclaimed.items():
+        assert cluster.attempts.get(attempt.token) is attempt, f"unclaimed {key} is over"
+        assert attempt.call is None, f"unclaimed {key} has a call"
+        assert attempt.key == key, f"unclaimed {key} is of another call"
+    for key, call in cluster.recovering.items():
+        assert call.key == key, f"recovering {key} is another call"
+        assert call.state is CallState.QUEUED, f"recovering {key} is {call.state}"
+    for key in cluster.held:
+        assert ("held", key) in cluster.timers, f"the outcome held for {key} is kept for ever"
+    assert cluster.is_recovering or not cluster.recovering, "calls wait for a recovery that is over"
+
+
+def _check_locks(cluster: Cluster) -> None:
+    for key, environment in cluster.environments.items():
+        assert key == (environment.namespace, environment.spec_key), f"environment {key} is another"
+        assert (environment.locking_node is not None) == (key in cluster.locking), f"environment {key}: locking and not"
+        if environment.lock is not None:
+            waits = [call for call in environment.waiting if call.state is CallState.QUEUED]
+            assert not waits, f"{len(waits)} calls wait for a lock that is there"
+        if environment.locking_node is not None:
+            node = environment.locking_node
+            assert cluster.nodes.get(node.name) is node, f"environment {key} is being locked by a node that is gone"

@@ -1,0 +1,429 @@
+"""The network client of this process: takes calls from any thread, and finishes their futures.
+
+Exactly one thread at a time owns the *turn*: only it touches the socket and delivers outcomes. It is the I/O thread, or
+a caller that waits for a result, which takes the turn and gives it back, so that a blocking call costs no switch of
+threads. Rules: the lock guards the session and who owns the turn, and is never held while anything blocks, prints or
+runs foreign code. With nothing unanswered the I/O thread is parked until the next beat. After a fork the child starts
+with a client of its own and never touches its parent's socket.
+"""
+
+import atexit
+import contextlib
+import hashlib
+import logging
+import math
+import os
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from typing import Any
+
+from keepwarm import local
+from keepwarm.connection import Connection, Failed, Patience
+from keepwarm.declaring import Description, describe
+from keepwarm.errors import CallCancelled, ClusterUnreachable, FailureContext, TooManyCalls, rebuild_failure
+from keepwarm.function import IsolatedFunction
+from keepwarm.futures import Future
+from keepwarm.pickling import loads_result
+from keepwarm.printing import OutputPrinter
+from keepwarm.progress import choose_view
+from keepwarm.session import HELD_BYTES_MAX, HELD_CALLS_MAX, Completion, Printed
+from keepwarm.session_calls import Call, Function
+from keepwarm.waking import DeferredInterrupt, Sleeper, Wakeup
+from keepwarm_wire.fields import INLINE_BYTES_MAX
+from keepwarm_wire.messages import Failure, Outcome, Status
+
+__all__ = ["Client", "get_client"]
+
+SECOND_NS = 1_000_000_000
+GLANCE_S = 0.05
+"""How soon the I/O thread looks again while a caller owns the turn: calls in a row then need not wake it."""
+
+CLOSE_WAIT_S = 2.0
+_LOG = logging.getLogger("keepwarm")
+
+
+class _CallFuture(Future[Any]):
+    """A future that knows its call."""
+
+    __slots__ = ("call",)
+
+    call: Call
+
+
+class Client:
+    """A client of one cluster; programs use the one of ``get_client``.
+
+    ``address`` is ``ipc://...``, or ``None`` for the local cluster, which is started when the first call needs it.
+    """
+
+    def __init__(self, address: str | None = None, patience: Patience | None = None) -> None:
+        patience = patience or Patience.from_environment()
+        self._process_id = os.getpid()
+        self._lock = threading.Lock()
+        self._wakeup = Wakeup()
+        self._connection = Connection(address, patience, self._lock, self._wakeup)
+        self._printer = OutputPrinter()
+        self._progress = choose_view()
+        self._declared: weakref.WeakKeyDictionary[IsolatedFunction[Any, Any], Description] = weakref.WeakKeyDictionary()
+        self._functions: dict[Description, Function] = {}
+        self._functions_generation = 0
+        self._owner: int | None = None
+        self._depth = 0
+        self._owner_is_io = False
+        self._sleepers: deque[Sleeper] = deque()
+        self._io_call = threading.Condition(self._lock)
+        self._io_thread: threading.Thread | None = None
+        self._io_parked_until_ns: float = math.inf
+        self._is_closing = False
+
+    # ------------------------------------------------------------ for programs
+
+    def submit(
+        self, function: IsolatedFunction[Any, Any], arguments: bytes, *, wait_follows: bool = False
+    ) -> Future[Any]:
+        """Take a call and return its future at once. From any thread.
+
+        With ``wait_follows`` the caller promises to ``wait`` for it next, and no other thread is woken for it.
+        Raises ``FunctionNotSerializable`` and ``TooManyCalls``.
+        """
+        self._check_process()
+        description = self._declared.get(function)
+        if description is None:
+            description = self._declared[function] = describe(function)
+        sha256 = hashlib.sha256(arguments).digest() if len(arguments) > INLINE_BYTES_MAX else b""
+        future = _CallFuture(self, description.name)
+        with self._lock:
+            session = self._connection.session
+            if not session.has_room(len(arguments)):
+                raise TooManyCalls(
+                    f"this program holds {session.held_calls} unanswered calls with {session.held_bytes} bytes of "
+                    f"arguments; at most {HELD_CALLS_MAX} and {HELD_BYTES_MAX} are held"
+                )
+            future.call = Call(self._function(description), arguments, future, sha256)
+            session.submit(future.call)
+            wake, start = self._rouse(wait_follows)
+        if wake:
+            self._wakeup.wake()
+        elif start:
+            self._start_io()
+        return future
+
+    def wait(self, future: Future[Any], timeout: float | None = None) -> None:
+        """Return when the future is done or ``timeout`` seconds are over. Ctrl-C interrupts it; the call goes on."""
+        if future.done():
+            return
+        self._check_process()
+        end_s = math.inf if timeout is None else time.monotonic() + timeout
+        with DeferredInterrupt(self._wakeup.wake) as interrupt:
+            while not future.done():
+                interrupt.check()
+                if self._own(future, end_s, interrupt):
+                    try:
+                        self._drive(future, end_s, interrupt)
+                    finally:
+                        self._disown()
+                if time.monotonic() >= end_s:
+                    return
+
+    def cancel(self, future: Future[Any]) -> bool:
+        """Ask for a call's end, whether it runs or not; False when it has ended already."""
+        self._check_process()
+        if future.done() or not isinstance(future, _CallFuture):
+            return False
+        with self._lock:
+            session = self._connection.session
+            possible = session.cancel(time.monotonic_ns(), future.call)
+            ended_here = [end for end in session.deliveries if isinstance(end, Completion) and end.call is future.call]
+            for completion in ended_here:
+                session.deliveries.remove(completion)
+            wake, start = self._rouse(wait_follows=False)
+        if wake:
+            self._wakeup.wake()
+        elif start:
+            self._start_io()
+        for completion in ended_here:
+            self._complete(completion)
+        return possible
+
+    def close(self) -> int:
+        """End the session and close the connection: unanswered calls are cancelled. Returns how many there were."""
+        if os.getpid() != self._process_id or self._is_closing:
+            return 0
+        with self._lock:
+            self._is_closing = True
+            self._io_call.notify()
+        self._wakeup.wake()
+        with DeferredInterrupt(self._wakeup.wake) as interrupt:
+            owns = self._own(Future(), time.monotonic() + CLOSE_WAIT_S, interrupt)
+            calls = [call.owner for call in self._connection.session.unanswered()]
+            if owns:
+                self._connection.close("exit")
+                self._deliver()
+                self._progress.close()
+                self._wakeup.close()
+        for future in calls:
+            if isinstance(future, Future) and future._fail(CallCancelled("the client was closed")):
+                self._wake_sleepers(future)
+        return len(calls)
+
+    # ------------------------------------------------------------ functions
+
+    def _function(self, description: Description) -> Function:
+        if self._functions_generation != self._connection.generation:
+            self._functions.clear()
+            self._functions_generation = self._connection.generation
+        function = self._functions.get(description)
+        if function is None:
+            function = self._connection.session.declare(**description._asdict())
+            self._functions[description] = function
+        return function
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process_id:
+            raise ClusterUnreachable("this future belongs to the process that forked this one. Wait for it there.")
+        if self._is_closing:
+            raise ClusterUnreachable("the client is closed: this program is ending. Make calls before that.")
+
+    # ------------------------------------------------------------ the turn
+
+    def _rouse(self, wait_follows: bool) -> tuple[bool, bool]:
+        """Under the lock, after a change: is the owner to be woken, or the I/O thread to be started?"""
+        if self._owner is not None:
+            wake = not self._connection.roused and self._owner != threading.get_ident()
+            self._connection.roused = True
+            return wake, False
+        return False, not wait_follows and self._call_io(0)
+
+    def _call_io(self, deadline_ns: int) -> bool:
+        """Under the lock: see that the I/O thread looks by ``deadline_ns``. True when it must be started first."""
+        if self._io_thread is None:
+            return True
+        if deadline_ns < self._io_parked_until_ns:
+            self._io_parked_until_ns = 0
+            self._io_call.notify()
+        return False
+
+    def _own(self, future: Future[Any], end_s: float, interrupt: DeferredInterrupt) -> bool:
+        """Get the turn, or wait until the future is done or the time is over. True with the turn."""
+        me = threading.get_ident()
+        with self._lock:
+            if self._owner is None or self._owner == me:
+                self._owner = me
+                self._depth += 1
+                return True
+            if future.done():
+                return False
+            sleeper = interrupt.sleeper = Sleeper(future, me)
+            self._sleepers.append(sleeper)
+            wake = (self._owner_is_io or self._is_closing) and not self._connection.roused
+            self._connection.roused |= wake
+        if wake:
+            self._wakeup.wake()
+        remaining_s = None if end_s == math.inf else max(0.0, end_s - time.monotonic())
+        sleeper.sleep(remaining_s)
+        interrupt.sleeper = None
+        with self._lock:
+            if not sleeper.given and sleeper in self._sleepers:
+                self._sleepers.remove(sleeper)
+            return sleeper.given
+
+    def _disown(self) -> None:
+        """Hand the turn to a caller that waits, else to the I/O thread if anything is left to do."""
+        with self._lock:
+            self._depth -= 1
+            if self._depth:
+                return
+            self._owner, self._owner_is_io = None, False
+            while self._sleepers:
+                sleeper = self._sleepers.popleft()
+                if not sleeper.future.done():
+                    self._owner, self._depth, sleeper.given = sleeper.thread_id, 1, True
+                    sleeper.wake()
+                    return
+                sleeper.wake()
+            deadline_ns = self._housekeeping_ns()
+            start = deadline_ns is not None and self._call_io(deadline_ns)
+        if start:
+            self._start_io()
+
+    def _housekeeping_ns(self) -> int | None:
+        """Under the lock: when somebody must take a turn; 0 for at once, ``None`` for never."""
+        connection = self._connection
+        if connection.session.held_calls or connection.deliveries or connection.session.deliveries:
+            return 0
+        return connection.session.next_deadline() if connection.session.is_open else None
+
+    def _drive(self, future: Future[Any], end_s: float, interrupt: DeferredInterrupt) -> None:
+        while not future.done():
+            remaining_s = None if end_s == math.inf else max(0.0, end_s - time.monotonic())
+            self._take_turn(remaining_s)
+            interrupt.check()
+            if self._is_closing or (remaining_s is not None and time.monotonic() >= end_s):
+                return
+
+    def _take_turn(self, timeout_s: float | None) -> None:
+        due_ns = self._progress.next_deadline()
+        if due_ns is not None:
+            due_s = max(0, due_ns - time.monotonic_ns()) / SECOND_NS
+            timeout_s = due_s if timeout_s is None else min(timeout_s, due_s)
+        try:
+            self._connection.turn(timeout_s)
+        except Exception as error:
+            _LOG.exception("the connection failed; every unanswered call fails with it")
+            self._connection.fail_internally(error)
+        self._deliver()
+        if due_ns is not None:
+            self._progress.tick(time.monotonic_ns())
+
+    # ------------------------------------------------------------ the I/O thread
+
+    def _start_io(self) -> None:
+        with self._lock:
+            if self._io_thread is not None or self._is_closing:
+                return
+            thread = self._io_thread = threading.Thread(target=self._run_io, name="keepwarm-io", daemon=True)
+        thread.start()
+
+    def _run_io(self) -> None:
+        while self._await_io_turn():
+            try:
+                self._connection.collect()
+                self._deliver()
+                while self._io_goes_on():
+                    self._take_turn(None)
+            except Exception as error:
+                _LOG.exception("the I/O thread failed; every unanswered call fails with it")
+                self._connection.fail_internally(error)
+            finally:
+                self._disown()
+
+    def _await_io_turn(self) -> bool:
+        """Park until there is something to do and nobody else does it. False when the client closes."""
+        with self._lock:
+            while not self._is_closing:
+                now_ns = time.monotonic_ns()
+                deadline_ns: float | None = now_ns + GLANCE_S * SECOND_NS
+                if self._owner is None:
+                    deadline_ns = self._housekeeping_ns()
+                    if deadline_ns is not None and deadline_ns <= now_ns:
+                        self._owner, self._depth, self._owner_is_io = threading.get_ident(), 1, True
+                        return True
+                self._io_parked_until_ns = math.inf if deadline_ns is None else deadline_ns
+                self._io_call.wait(None if deadline_ns is None else (deadline_ns - now_ns) / SECOND_NS)
+            return False
+
+    def _io_goes_on(self) -> bool:
+        with self._lock:
+            if self._sleepers or self._is_closing:
+                return False
+            deadline_ns = self._housekeeping_ns()
+            return deadline_ns is not None and deadline_ns <= time.monotonic_ns()
+
+    # ------------------------------------------------------------ delivery, outside the lock
+
+    def _deliver(self) -> None:
+        deliveries = self._connection.deliveries
+        while deliveries:
+            delivery = deliveries.popleft()
+            if isinstance(delivery, Completion):
+                self._complete(delivery)
+            elif isinstance(delivery, Failed):
+                self._end(delivery.call, delivery.error)
+            elif isinstance(delivery, Printed):
+                self._printer.output(_short(delivery.call.function.name), delivery.output)
+            else:
+                self._progress.progress(time.monotonic_ns(), _short(delivery.function_name), delivery.progress)
+
+    def _complete(self, completion: Completion) -> None:
+        call, outcome, result = completion
+        if result is None:
+            self._end(call, _error_of(call, outcome, self._connection.session.session_id), outcome)
+        else:
+            self._end(call, result, outcome)
+
+    def _end(self, call: Call, end: bytes | BaseException, outcome: Outcome | None = None) -> None:
+        self._printer.finish(call.number)
+        self._progress.served(_short(call.function.name))
+        report = outcome.report if outcome is not None else None
+        future = call.owner
+        assert isinstance(future, Future)
+        if isinstance(end, BaseException):
+            future._fail(end, report)
+        else:
+            future._finish(lambda: loads_result(end), report)
+        self._wake_sleepers(future)
+
+    def _wake_sleepers(self, future: Future[Any]) -> None:
+        with self._lock:
+            for sleeper in self._sleepers:
+                if sleeper.future is future:
+                    sleeper.wake()
+
+
+def _short(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
+def _error_of(call: Call, outcome: Outcome, session_id: bytes) -> BaseException:
+    failure, report = outcome.failure, outcome.report
+    if failure is None:
+        name = Status.NAMES[outcome.status] if outcome.status < len(Status.NAMES) else f"status {outcome.status}"
+        failure = Failure(_KIND_OF_STATUS.get(outcome.status, "internal"), f"the call ended as {name}")
+    node, environment = (report.node, report.environment_id) if report is not None else ("", "")
+    call_id = f"{session_id.hex()[:8]}-{call.number}" if call.number else ""
+    context = FailureContext(call.function.name, environment, node, call_id)
+    return rebuild_failure(failure.kind, failure.message, failure.detail, failure.exception, context)
+
+
+_KIND_OF_STATUS = {
+    Status.CANCELLED: "cancelled",
+    Status.TIMED_OUT: "overall_timeout",
+    Status.LOST: "lost",
+    Status.POISONED: "poisoned",
+}
+
+# ---------------------------------------------------------------- the client of this process
+
+_client: Client | None = None
+_client_lock = threading.Lock()
+_of_parents: list[Client] = []
+"""Clients made before a fork: kept, so that nothing here ever closes a socket that the parent still uses."""
+
+
+def get_client() -> Client:
+    """The client of this process, made at the first use: of ``KEEPWARM_ADDRESS``, else of the local cluster."""
+    global _client
+    client = _client
+    if client is not None:
+        return client
+    with _client_lock:
+        if _client is None:
+            _client = Client(local.address_from_environment())
+            atexit.register(_close_at_exit)
+        return _client
+
+
+def _close_at_exit() -> None:
+    client = _client
+    if client is None:
+        return
+    unfinished = client.close()
+    if unfinished:
+        calls = "1 call was" if unfinished == 1 else f"{unfinished} calls were"
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(f"keepwarm: {calls} unfinished when the program ended, and cancelled\n")
+
+
+def _forget_in_child() -> None:
+    global _client, _client_lock
+    _client_lock = threading.Lock()
+    if _client is not None:
+        _of_parents.append(_client)
+        _client = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

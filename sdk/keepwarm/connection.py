@@ -1,0 +1,283 @@
+"""The client's link to its cluster: the session, its socket, and what to do when the cluster does not answer.
+
+Rules: ``turn`` and ``close`` belong to the thread that owns the turn; the session is touched only under ``lock``; no
+I/O, no delivery and no start of a cluster happens under it. Calls are never dropped in silence: they wait, are sent
+again, or fail with an error that names the address.
+"""
+
+import contextlib
+import os
+import secrets
+import socket as sockets
+import sys
+import threading
+import time
+from collections import deque
+from typing import NamedTuple
+
+from keepwarm import local
+from keepwarm.errors import (
+    ClusterUnreachable,
+    InternalError,
+    KeepwarmError,
+    OptionError,
+    ProtocolMismatch,
+    SchedulerRefused,
+)
+from keepwarm.session import Delivery, Session
+from keepwarm.session_calls import Call, CallState
+from keepwarm.transport import Arrivals, Transport, check_address
+from keepwarm.waking import Wakeup
+
+__all__ = ["Connection", "Failed", "Patience"]
+
+SECOND_NS = 1_000_000_000
+WATCH_S = 0.25
+"""How often trouble is looked at while there is any."""
+
+RESTART_PAUSE_NS = 2 * SECOND_NS
+COMPLAINTS_MAX = 3
+STALE_NS = SECOND_NS // 10
+"""After so long without a turn, what has come meanwhile is read before anything is sent."""
+
+LINGER_S = 0.5
+
+
+class Patience(NamedTuple):
+    """How long calls wait for a cluster that does not answer, in seconds."""
+
+    connect_s: float = 10.0
+    warn_s: float = 3.0
+    give_up_s: float = 60.0
+
+    @classmethod
+    def from_environment(cls) -> "Patience":
+        """The defaults, with ``KEEPWARM_CONNECT_TIMEOUT`` in seconds. Raises ``OptionError`` for what is no number."""
+        text = os.environ.get("KEEPWARM_CONNECT_TIMEOUT", "").strip()
+        try:
+            connect_s = float(text) if text else cls().connect_s
+        except ValueError:
+            connect_s = -1.0
+        if not 0 < connect_s < threading.TIMEOUT_MAX:
+            raise OptionError(f"KEEPWARM_CONNECT_TIMEOUT={text!r}: this is a number of seconds above zero")
+        return cls(connect_s=connect_s)
+
+
+class Failed(NamedTuple):
+    """A call that ends because of this connection, not by an outcome."""
+
+    call: Call
+    error: KeepwarmError
+
+
+class Connection:
+    """A session with one cluster. ``address`` is ``None`` for the local cluster, which is started when needed."""
+
+    def __init__(self, address: str | None, patience: Patience, lock: threading.Lock, wakeup: Wakeup) -> None:
+        self.address = address
+        self.session = _new_session()
+        self.generation = 0
+        """Counts sessions: functions are declared anew in each."""
+        self.deliveries: deque[Delivery | Failed] = deque()
+        self.roused = False
+        """Whether the owner has been woken and has not looked since. Guarded by the lock."""
+        self._patience = patience
+        self._lock = lock
+        self._wakeup = wakeup
+        self._transport: Transport | None = None
+        self._is_connected = False
+        self._trouble_since_ns: int | None = None
+        self._warned = False
+        self._restart_at_ns = 0
+        self._last_turn_ns = 0
+
+    # ------------------------------------------------------------ one turn
+
+    def turn(self, timeout_s: float | None) -> None:
+        """Send what is due, wait for at most ``timeout_s`` (``None``: until something is due), take in what came."""
+        try:
+            transport = self._transport or self._open()
+        except KeepwarmError as error:
+            self._fail_all(error)
+            return
+        now_ns = time.monotonic_ns()
+        if now_ns - self._last_turn_ns > STALE_NS:
+            self.collect()  # a farewell or a lost connection may have waited here
+            transport = self._transport or transport
+        self._last_turn_ns = now_ns
+        can_send = self._is_connected and not transport.is_congested
+        with self._lock:
+            self.roused = False
+            self.session.tick(now_ns)
+            outgoing = self.session.take_outgoing(now_ns) if can_send else []
+            wait_s = self._wait_s(now_ns, timeout_s, can_send)
+        transport.send(outgoing)
+        self._take(transport.receive(wait_s))
+        if self._trouble_since_ns is not None or not self.session.is_open or self.session.protocol_complaints:
+            self._watch(time.monotonic_ns())
+
+    def collect(self) -> None:
+        """Take in what has come already, without waiting or sending."""
+        if self._transport is not None:
+            self._take(self._transport.receive(0))
+            if self.session.goodbye is not None:
+                self._watch(time.monotonic_ns())
+
+    def _wait_s(self, now_ns: int, timeout_s: float | None, can_send: bool) -> float | None:
+        if self.deliveries or self.session.deliveries:
+            return 0
+        waits = [] if timeout_s is None else [timeout_s]
+        if not self.session.is_open or not can_send:
+            waits.append(WATCH_S)
+        else:
+            deadline_ns = self.session.next_deadline()
+            if deadline_ns is not None:
+                waits.append(max(0, deadline_ns - now_ns) / SECOND_NS)
+        return min(waits, default=None)
+
+    def _take(self, arrivals: Arrivals) -> None:
+        if not (arrivals.messages or arrivals.lost or arrivals.made):
+            return
+        now_ns = time.monotonic_ns()
+        with self._lock:
+            session = self.session
+            for message in arrivals.messages:
+                session.handle(now_ns, message)
+            if arrivals.lost:
+                self._is_connected = False
+                session.connection_lost()
+            if arrivals.made:
+                self._is_connected = True
+                session.connection_made(now_ns)
+            self.deliveries.extend(session.deliveries)
+            session.deliveries.clear()
+
+    # ------------------------------------------------------------ opening and closing
+
+    def _open(self) -> Transport:
+        address = self.address if self.address is not None else local.find_or_start()
+        check_address(address)
+        self._restart_at_ns = time.monotonic_ns() + RESTART_PAUSE_NS
+        self._transport = Transport(address, self._wakeup)
+        return self._transport
+
+    def _drop(self) -> None:
+        transport, self._transport, self._is_connected = self._transport, None, False
+        if transport is not None:
+            transport.close(linger_s=0)
+
+    def close(self, reason: str) -> int:
+        """Say goodbye and close. Returns how many calls were unanswered."""
+        with self._lock:
+            unanswered = self.session.held_calls
+            self.session.say_goodbye(reason)
+            outgoing = self.session.take_outgoing(time.monotonic_ns())
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            if self._is_connected:
+                transport.send(outgoing)
+            transport.close(LINGER_S)
+        return unanswered
+
+    # ------------------------------------------------------------ trouble
+
+    def _watch(self, now_ns: int) -> None:
+        """Act on a cluster that refuses, leaves or does not answer while calls wait for it."""
+        session = self.session
+        if session.refusal is not None:
+            refusal = session.refusal
+            kind = ProtocolMismatch if refusal.code in ("protocol", "version") else SchedulerRefused
+            self._fail_all(kind(f"the scheduler at {self._where()} refuses this program: {refusal.reason}"))
+        elif len(session.protocol_complaints) >= COMPLAINTS_MAX:
+            said = session.protocol_complaints[-1]
+            self._fail_all(InternalError(f"the scheduler cannot read what this program sends: {said}"))
+        elif session.goodbye is not None:
+            self._on_farewell(session.goodbye.reason)
+        elif session.is_open or not session.held_calls:
+            self._trouble_since_ns = None
+            if self._warned:
+                self._warned = False
+                _warn(f"the cluster at {self._where()} is back")
+        else:
+            self._wait_or_fail(now_ns)
+
+    def _on_farewell(self, reason: str) -> None:
+        """The cluster was stopped on purpose: what it had fails with it, what it never saw may go to another."""
+        with self._lock:
+            self.session.goodbye = None
+            was_sent = any(call.number for call in self.session.unanswered())
+        if was_sent:
+            self._fail_all(ClusterUnreachable(f"the cluster at {self._where()} was stopped: {reason}"))
+        else:
+            self._drop()
+
+    def _wait_or_fail(self, now_ns: int) -> None:
+        if self._trouble_since_ns is None:
+            self._trouble_since_ns = now_ns
+        waited_s = (now_ns - self._trouble_since_ns) / SECOND_NS
+        was_open = self.session.was_open
+        limit_s = self._patience.give_up_s if was_open else self._patience.connect_s
+        if waited_s >= limit_s:
+            what = "has not answered" if was_open else "does not answer: no scheduler was reached"
+            self._fail_all(ClusterUnreachable(_unreachable(self._where(), what, limit_s, self.address is None)))
+            return
+        if was_open and waited_s >= self._patience.warn_s and not self._warned:
+            self._warned = True
+            _warn(
+                f"the cluster at {self._where()} does not answer; "
+                f"{self.session.held_calls} calls wait for it, {limit_s:.0f} s at most"
+            )
+        if self.address is None and not self._is_connected and now_ns >= self._restart_at_ns:
+            self._restart_local()
+
+    def _restart_local(self) -> None:
+        self._restart_at_ns = time.monotonic_ns() + RESTART_PAUSE_NS
+        try:
+            address = local.find_or_start()
+        except KeepwarmError as error:
+            self._fail_all(error)
+            return
+        if self._transport is not None:
+            self._transport.reconnect(address)
+
+    def _fail_all(self, error: KeepwarmError) -> None:
+        """End every call and begin a new session: the scheduler ends the old one once it is unheard."""
+        with self._lock:
+            calls = self.session.unanswered()
+            for call in calls:
+                call.state = CallState.DONE
+            self.deliveries.extend(self.session.deliveries)
+            self.session = _new_session()
+            self.generation += 1
+        self._trouble_since_ns = None
+        self._warned = False
+        self._drop()
+        self.deliveries.extend(Failed(call, type(error)(error.message)) for call in calls)
+
+    def fail_internally(self, error: BaseException) -> None:
+        """A bug here ends every call rather than leave any waiting for ever."""
+        self._fail_all(InternalError(f"the connection failed: {type(error).__name__}: {error}"))
+
+    def _where(self) -> str:
+        if self._transport is not None:
+            return self._transport.address
+        return self.address or "the local address"
+
+
+def _new_session() -> Session:
+    program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"  # noqa: PTH119
+    return Session(secrets.token_bytes(16), f"{program} {os.getpid()} on {sockets.gethostname()}"[:512])
+
+
+def _unreachable(where: str, what: str, limit_s: float, is_local: bool) -> str:
+    remedy = (
+        "Look at the logs in its home directory (~/.keepwarm/logs, or under KEEPWARM_HOME)"
+        if is_local
+        else "Check KEEPWARM_ADDRESS and that the scheduler runs there, or unset it to use a local cluster"
+    )
+    return f"the cluster at {where} {what} within {limit_s:g} s. {remedy}."
+
+
+def _warn(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"keepwarm: {text}\n")

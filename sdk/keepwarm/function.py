@@ -1,0 +1,286 @@
+"""A decorated function: calling it runs it in its environment, elsewhere.
+
+Owns IsolatedFunction and the one door to the network, the `Client` protocol with `current_client()`.
+
+Rules:
+- It is immutable; `.on(...)` returns another one. Both share the function's pickle unless the setup differs.
+- The function is pickled at its first call, with the values its globals and closure have then.
+- When it is pickled itself (because another function refers to it) it turns into the plain function: inside a remote
+  process there is no keepwarm, and calling it there runs it there.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
+
+from keepwarm.errors import OptionError
+from keepwarm.futures import Future
+from keepwarm.options import Options
+from keepwarm.resources import whole_number
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from keepwarm.decorator import GivenOptions
+
+__all__ = ["Client", "IsolatedFunction", "Prepared", "current_client"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+IN_FLIGHT_DEFAULT: Final = 1_000
+NAME_MAX: Final = 512  # what the wire can carry
+
+
+class Client(Protocol):
+    """What functions need of the network client."""
+
+    def submit(
+        self, function: IsolatedFunction[Any, Any], arguments: bytes, *, wait_follows: bool = False
+    ) -> Future[Any]:
+        """Take a call, its arguments pickled, and return its future. `wait_follows`: this thread will wait at once."""
+
+    def wait(self, future: Future[Any], timeout: float | None) -> None:
+        """Drive the connection in this thread until the future is done or `timeout` seconds are over (None: never)."""
+
+    def cancel(self, future: Future[Any]) -> bool:
+        """Ask for the call to be cancelled, running or not; return whether that was still possible."""
+
+
+def current_client() -> Client:
+    """Return this process's client, connecting it (and starting a local cluster) at the first use."""
+    from keepwarm.client import get_client
+
+    client: Client = get_client()
+    return client
+
+
+class Prepared(NamedTuple):
+    """A function ready to travel: its pickle, the pickle's codec tag, and the version (32 bytes) of what it does."""
+
+    payload: bytes
+    codec: str
+    version: bytes
+
+
+class _Body:
+    """The function with its setup: pickled once, and set up once for local runs, however many wrappers share it."""
+
+    def __init__(self, function: Callable[..., Any], setup: Callable[[], Any] | None, name: str) -> None:
+        self.function = function
+        self.setup = setup
+        self._name = name
+        self._lock = threading.RLock()
+        self._prepared: Prepared | None = None
+        self._setup_values: list[Any] = []
+
+    def prepared(self) -> Prepared:
+        with self._lock:
+            if self._prepared is None:
+                from keepwarm import pickling
+
+                payload = pickling.dumps_function(self.function, self.setup, self._name)
+                version = pickling.function_version(self.function, self.setup, payload)
+                self._prepared = Prepared(payload, pickling.CODEC, version)
+            return self._prepared
+
+    def setup_value(self) -> Any:
+        assert self.setup is not None
+        with self._lock:
+            if not self._setup_values:
+                self._setup_values.append(self.setup())
+            return self._setup_values[0]
+
+
+class IsolatedFunction(Generic[P, R]):
+    """A function that runs in its own environment; made by `@isolated`, not by hand.
+
+    >>> get_text("https://example.com")                    # runs remotely, waits, returns the result
+    >>> future = get_text.submit("https://example.com")    # the same without waiting
+    >>> for text in get_text.map(urls): ...                # many, in order
+    >>> get_text.local("https://example.com")              # here, in this process
+    >>> get_text.on(keep_alive=60)("https://example.com")  # with other options
+    """
+
+    __name__: str
+    __qualname__: str
+
+    def __init__(self, function: Callable[..., Any], options: Options, body: _Body | None = None) -> None:
+        functools.update_wrapper(self, function)  # first, for it copies the function's own attributes over ours
+        qualname = getattr(function, "__qualname__", type(function).__qualname__)
+        self._name = f"{getattr(function, '__module__', '__main__')}:{qualname}"
+        self._options = options
+        self._body = body or _Body(function, options.setup, self._name)
+        self._parameters = _positional_parameters(function)
+        if len(self._name) > NAME_MAX:
+            raise OptionError(f"{self._name[:80]}...: the name of a function is at most {NAME_MAX} characters")
+        if options.setup is not None:
+            self.__signature__ = _without_first(function, self._name)
+            self._parameters = self._parameters[1:]
+
+    @property
+    def name(self) -> str:
+        """The function's name in the cluster, `module:qualname`."""
+        return self._name
+
+    @property
+    def options(self) -> Options:
+        """The checked options."""
+        return self._options
+
+    @property
+    def prepared(self) -> Prepared:
+        """The function as it travels; pickled at the first use. Raises FunctionNotSerializable."""
+        return self._body.prepared()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function in its environment, wait for it and return its result.
+
+        Raises what the function raised; else an error of `keepwarm.errors`. Ctrl-C cancels the call.
+        """
+        client = current_client()
+        future = client.submit(self, self._dumps(args, kwargs), wait_follows=True)
+        try:
+            client.wait(future, None)
+        except KeyboardInterrupt:
+            client.cancel(future)
+            raise
+        result: R = future.result()
+        return result
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Start the call and return its Future at once.
+
+        Raises ArgumentNotSerializable, FunctionNotSerializable or TooManyCalls; all else is in the future.
+        """
+        return current_client().submit(self, self._dumps(args, kwargs))
+
+    def map(self, *iterables: Iterable[Any], in_flight: int = IN_FLIGHT_DEFAULT) -> Generator[R, None, None]:
+        """Call the function for each set of items, as `map` does, and yield the results in order.
+
+        The iterables are read as needed, so they may be endless: at most `in_flight` calls (default 1000) are under
+        way or unread at a time. The first failure is raised in its turn; then, or when the generator is closed, the
+        calls still under way are cancelled.
+
+        >>> list(square.map(range(3)))
+        [0, 1, 4]
+
+        Raises OptionError for `in_flight` below 1, TypeError for no iterable.
+        """
+        if not iterables:
+            raise TypeError("map() needs at least one iterable")
+        if not whole_number(in_flight) or in_flight < 1:
+            raise OptionError(f"in_flight={in_flight!r}: allowed are whole numbers from 1")
+        return self._map(zip(*iterables, strict=False), in_flight)
+
+    def _map(self, rows: Iterator[tuple[Any, ...]], in_flight: int) -> Generator[R, None, None]:
+        client = current_client()
+        pending: deque[Future[R]] = deque()
+        try:
+            for row in rows:
+                pending.append(client.submit(self, self._dumps(row, {})))
+                if len(pending) == in_flight:
+                    yield _first_result(pending)
+            while pending:
+                yield _first_result(pending)
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here, in this process and its environment; for tests and debugging.
+
+        A setup runs once per process, at the first local call. An async function is run to its end.
+        """
+        leading = () if self._options.setup is None else (self._body.setup_value(),)
+        result = self._body.function(*leading, *args, **kwargs)
+        if inspect.iscoroutine(result):
+            import asyncio
+
+            result = asyncio.run(result)
+        return result  # type: ignore[no-any-return]
+
+    def on(self, **options: Unpack[GivenOptions]) -> IsolatedFunction[P, R]:
+        """Return the same function with some options replaced; raises OptionError as the decorator does.
+
+        >>> get_text.on(keep_alive=60, resources={"cpu": 2})("https://example.com")
+        """
+        changed = self._options.changed(**options)
+        body = self._body if changed.setup is self._options.setup else None
+        return IsolatedFunction(self._body.function, changed, body)
+
+    def _dumps(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
+        from keepwarm.pickling import dumps_arguments
+
+        return dumps_arguments(args, kwargs, self._name, self._parameters)
+
+    def __repr__(self) -> str:
+        changed = ", ".join(f"{name}={value!r}" for name, value in self._options.differing().items())
+        return f"<isolated {self._name}{f' ({changed})' if changed else ''}>"
+
+    def __get__(self, instance: object, owner: type | None = None) -> IsolatedFunction[P, R]:
+        if instance is None:
+            return self
+        raise TypeError(
+            f"{self._name} is isolated and cannot be used as a method: it would change a copy of the object. "
+            "Decorate a function, or put @staticmethod above @isolated"
+        )
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
+        function, setup = self._body.function, self._body.setup
+        plain = function if setup is None else _bound_to_setup(function, setup)
+        return operator.getitem, ((plain,), 0)  # the shortest recipe for "this very object"
+
+    def __copy__(self) -> IsolatedFunction[P, R]:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> IsolatedFunction[P, R]:
+        return self
+
+
+def _first_result(pending: deque[Future[R]]) -> R:
+    """Wait for the first future, and only then take it out: it is to be cancelled if the wait is interrupted."""
+    result = pending[0].result()
+    pending.popleft()
+    return result
+
+
+def _positional_parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    code = getattr(function, "__code__", None)
+    return tuple(code.co_varnames[: code.co_argcount]) if code is not None else ()
+
+
+def _without_first(function: Callable[..., Any], name: str) -> inspect.Signature:
+    """Return the signature that callers see: without the parameter that receives the setup's value."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind_partial(None)
+    except TypeError:
+        raise OptionError(f"{name} has a setup, so its first parameter receives the setup's value; add one") from None
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = list(signature.parameters.values())
+    return signature.replace(parameters=parameters[1:] if parameters[0].kind in kinds else parameters)
+
+
+def _bound_to_setup(function: Callable[..., Any], setup: Callable[[], Any]) -> Callable[..., Any]:
+    """Return a plain function that runs the setup at its first call and passes its value on.
+
+    It is what a decorated function with a setup becomes inside another function's process. It must not name any module
+    of keepwarm, so it gets globals, file name and module of its own.
+    """
+    values: list[Any] = []
+
+    def call_with_setup(*args: Any, **kwargs: Any) -> Any:
+        if not values:
+            values.append(setup())
+        return function(values[0], *args, **kwargs)
+
+    code = call_with_setup.__code__.replace(co_filename="<function with setup>")
+    return FunctionType(code, {"__name__": "__main__"}, function.__name__, None, call_with_setup.__closure__)

@@ -1,0 +1,389 @@
+"""The client's side of a session: a pure state machine between the calls of a program and the scheduler.
+
+It owns: which calls are unanswered, what the scheduler was told of them, the credit, the beats, the transfers.
+Rules: no socket, no clock (``now_ns`` is an argument), no thread; every call given to ``submit`` is delivered
+exactly once, whatever the network loses, repeats or reorders. A call gets its number when it is first sent, so that
+numbers only grow on the wire; until then it is held here. Nothing is assumed delivered: the beat's reply, a
+reconnection or a stall says what to send again (``docs/reference/protocol.md`` names the repair of each exchange).
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+from keepwarm.session_calls import Call, CallState, Function, cancelled_here, failed
+from keepwarm.session_sending import Sending
+from keepwarm.transfers import Download, Transfers
+from keepwarm_wire.fields import COLLECTION_MAX
+from keepwarm_wire.messages import (
+    Cancel,
+    ClientBeat,
+    ClientBeatReply,
+    ClientHello,
+    Failure,
+    FunctionOptions,
+    Goodbye,
+    Message,
+    Outcome,
+    Output,
+    PayloadChunk,
+    PayloadCredit,
+    PayloadRefused,
+    PayloadStored,
+    Progress,
+    Received,
+    Reference,
+    Refused,
+    Status,
+    Welcome,
+)
+from keepwarm_wire.version import PROTOCOL_MAX, PROTOCOL_MIN, SOFTWARE
+
+__all__ = ["Completion", "Printed", "Progressed", "Session", "HELD_BYTES_MAX", "HELD_CALLS_MAX"]
+
+HELD_CALLS_MAX = 1_000_000
+HELD_BYTES_MAX = 2 * 1024**3
+"""What one session holds of unanswered calls; more is refused by ``has_room``."""
+
+SECOND_NS = 1_000_000_000
+HELLO_REPEAT_NS = SECOND_NS
+RECEIVED_DELAY_NS = SECOND_NS // 20
+"""Acknowledgements ride on whatever is sent next, at the latest after this."""
+
+RECEIVED_AT_ONCE = 1000
+IDLE_BEAT_FACTOR = 5
+SILENT_BEATS = 3
+"""Beats without a sign of life before the session says hello again."""
+
+BEAT_NS_MIN = SECOND_NS // 100
+
+
+class Completion(NamedTuple):
+    """The one end of a call. ``result`` is its bytes when ``outcome.status`` is ``SUCCEEDED``."""
+
+    call: Call
+    outcome: Outcome
+    result: bytes | None
+
+
+class Printed(NamedTuple):
+    """A piece of what a call printed."""
+
+    call: Call
+    output: Output
+
+
+class Progressed(NamedTuple):
+    """What a function's calls are waiting for."""
+
+    function_name: str
+    progress: Progress
+
+
+Delivery = Completion | Printed | Progressed
+
+
+class Session:
+    """One session. See the module's docstring for its rules; ``session_id`` is 16 random bytes made by the caller."""
+
+    def __init__(self, session_id: bytes, label: str) -> None:
+        self.session_id = session_id
+        self.label = label
+        self.is_open = False
+        self.was_open = False
+        self.epoch = 0
+        self.cluster_id = b""
+        self.refusal: Refused | None = None
+        """Why the scheduler will not talk to this client; nothing more is sent."""
+        self.goodbye: Goodbye | None = None
+        """The scheduler's farewell; cleared by the next ``Welcome``."""
+        self.protocol_complaints: deque[str] = deque(maxlen=8)
+        self.deliveries: deque[Delivery] = deque()
+        self.held_calls = 0
+        self.held_bytes = 0
+        self._sending = Sending(session_id)
+        self._outgoing = self._sending.outgoing
+        self._downloads: Transfers[Download] = Transfers()
+        self._received: list[int] = []
+        self._received_at_ns: int | None = None
+        self._hello_at_ns = 0
+        self._hello_due = False
+        self._beat_ns = SECOND_NS
+        self._beat_at_ns = 0
+        self._beat_number = 0
+        self._beat_answered = 0
+        self._unanswered_since_ns: int | None = None
+
+    # ------------------------------------------------------------ what the program does
+
+    def declare(
+        self,
+        *,
+        name: str,
+        version: bytes,
+        codec: str,
+        spec: bytes,
+        has_setup: bool,
+        options: FunctionOptions,
+        body: bytes,
+    ) -> Function:
+        """Make a function known to the session. It is sent with the first call that needs it."""
+        number = len(self._sending.functions) + 1
+        function = Function(number, name, version, codec, spec, has_setup, options, body)
+        self._sending.add_function(function)
+        return function
+
+    def has_room(self, size: int) -> bool:
+        """Whether one more call with ``size`` bytes of arguments may be held."""
+        return self.held_calls < HELD_CALLS_MAX and self.held_bytes + size <= HELD_BYTES_MAX
+
+    def submit(self, call: Call) -> None:
+        """Take a call. It is held until the credit allows it to be sent. The caller has asked ``has_room``."""
+        self._sending.queue(call)
+        self.held_calls += 1
+        self.held_bytes += call.size
+
+    def cancel(self, now_ns: int, call: Call) -> bool:
+        """Ask for a call's end; False when it has ended already. Its completion says how it ended."""
+        if call.state is CallState.DONE:
+            return False
+        if call.number == 0:
+            self._complete(now_ns, call, cancelled_here(), None)
+        elif not call.cancelling:
+            call.cancelling = True
+            if call.state is CallState.SUBMITTED:
+                self._outgoing.append(Cancel(call.number))
+        return True
+
+    def say_goodbye(self, reason: str) -> None:
+        """End the session: the scheduler cancels what is unfinished."""
+        if self.is_open:
+            self._outgoing.append(Goodbye(reason))
+
+    def unanswered(self) -> list[Call]:
+        """Every call that has not been delivered."""
+        return self._sending.unanswered()
+
+    # ------------------------------------------------------------ what the connection does
+
+    def connection_made(self, now_ns: int) -> None:
+        """There is a connection, maybe to another scheduler: say hello before anything else."""
+        self.is_open = False
+        self._hello_due = True
+        self._hello_at_ns = now_ns
+
+    def connection_lost(self) -> None:
+        """Nothing can be sent; what was under way is repaired after the next hello."""
+        self.is_open = False
+        self._hello_due = False
+
+    def handle(self, now_ns: int, message: Message) -> None:
+        """Take in one message of the scheduler. Messages that a client cannot get are ignored."""
+        self._unanswered_since_ns = None
+        handler = self._HANDLERS.get(type(message))
+        if handler is not None:
+            handler(self, now_ns, message)
+
+    def tick(self, now_ns: int) -> None:
+        """Do what is due by now: hello, beat, repetitions, and as many calls as the credit allows."""
+        if self.refusal is not None:
+            return
+        if not self.is_open:
+            if now_ns >= self._hello_at_ns:
+                self._hello_due = True
+                self._hello_at_ns = now_ns + HELLO_REPEAT_NS
+            return
+        silent_since = self._unanswered_since_ns
+        if silent_since is not None and now_ns >= silent_since + SILENT_BEATS * self._beat_ns:
+            self._unanswered_since_ns = None
+            self.connection_made(now_ns)
+            return
+        if self.held_calls:
+            self._beat_at_ns = min(self._beat_at_ns, now_ns + self._beat_ns)
+        if now_ns >= self._beat_at_ns:
+            self._beat(now_ns)
+        self._outgoing += self._downloads.tick(now_ns)
+        if self._received_at_ns is not None and now_ns >= self._received_at_ns:
+            self._acknowledge()
+        self._sending.tick(now_ns)
+
+    def next_deadline(self) -> int | None:
+        """When ``tick`` is next due; ``None`` after a refusal. Never late; 0 when something can be sent at once."""
+        if self.refusal is not None:
+            return None
+        if not self.is_open:
+            return 0 if self._hello_due else self._hello_at_ns
+        if self._sending.has_outgoing:
+            return 0
+        due = [self._beat_at_ns]
+        if self._unanswered_since_ns is not None:
+            due.append(self._unanswered_since_ns + SILENT_BEATS * self._beat_ns)
+        optional = (self._received_at_ns, self._sending.next_deadline(), self._downloads.next_deadline())
+        due.extend(at_ns for at_ns in optional if at_ns is not None)
+        return min(due)
+
+    def take_outgoing(self, now_ns: int) -> list[Message]:
+        """What to send now, in order. While the session is not open, that is at most a hello."""
+        if not self.is_open:
+            if not self._hello_due or self.refusal is not None:
+                return []
+            self._hello_due = False
+            self._hello_at_ns = now_ns + HELLO_REPEAT_NS
+            return [ClientHello(PROTOCOL_MIN, PROTOCOL_MAX, SOFTWARE, self.session_id, self.label, self.epoch)]
+        if self._outgoing and self._received:
+            self._acknowledge()
+        outgoing = [*self._outgoing, *self._sending.chunks(now_ns)]
+        self._outgoing.clear()
+        return outgoing
+
+    # ------------------------------------------------------------ the ends of calls
+
+    def _complete(self, now_ns: int, call: Call, outcome: Outcome, result: bytes | None) -> None:
+        self._sending.finish(now_ns, call)
+        self.held_calls -= 1
+        self.held_bytes -= call.size
+        if call.number:
+            self._note_received(now_ns, call.number)
+        self.deliveries.append(Completion(call, outcome, result))
+
+    def _note_received(self, now_ns: int, number: int) -> None:
+        self._received.append(number)
+        if self._received_at_ns is None:
+            self._received_at_ns = now_ns + RECEIVED_DELAY_NS
+        if len(self._received) >= RECEIVED_AT_ONCE:
+            self._received_at_ns = now_ns
+
+    def _acknowledge(self) -> None:
+        numbers, self._received, self._received_at_ns = self._received, [], None
+        for start in range(0, len(numbers), COLLECTION_MAX):
+            self._outgoing.append(Received(tuple(numbers[start : start + COLLECTION_MAX])))
+
+    def _beat(self, now_ns: int) -> None:
+        self._beat_number += 1
+        submitted = (call for call in self._sending.numbered.values() if call.state is CallState.SUBMITTED)
+        self._outgoing += [Cancel(call.number) for call in submitted if call.cancelling]
+        self._outgoing.append(ClientBeat(self._beat_number, self._sending.last_number))
+        self._beat_at_ns = now_ns + self._beat_ns * (1 if self.held_calls else IDLE_BEAT_FACTOR)
+        if self._unanswered_since_ns is None:
+            self._unanswered_since_ns = now_ns
+
+    # ------------------------------------------------------------ messages of the scheduler
+
+    def _on_welcome(self, now_ns: int, message: Welcome) -> None:
+        home = (message.cluster_id, message.epoch)
+        if message.cluster_id == self.cluster_id and message.epoch < self.epoch:
+            return  # from before a restart, overtaken on the way
+        self.cluster_id, self.epoch = home
+        self.is_open = self.was_open = True
+        self.goodbye = None
+        self._hello_due = False
+        self._beat_ns = max(message.beat_interval_us * 1000, BEAT_NS_MIN)
+        self._beat_at_ns = now_ns
+        self._sending.welcomed(now_ns, home, message.credit_calls, message.credit_bytes, message.known)
+        if message.known:
+            self._outgoing += self._downloads.begin_again(now_ns)
+        else:
+            self._downloads.clear()
+
+    def _on_refused(self, now_ns: int, message: Refused) -> None:
+        if message.code == "hello_first":
+            if self.is_open:
+                self.connection_made(now_ns)
+        elif message.code == "protocol" and self.was_open:
+            self.protocol_complaints.append(message.reason)
+        else:
+            self.refusal = message
+
+    def _on_goodbye(self, now_ns: int, message: Goodbye) -> None:
+        self.goodbye = message
+        self.connection_lost()
+        self._hello_at_ns = now_ns + HELLO_REPEAT_NS
+
+    def _on_beat_reply(self, now_ns: int, message: ClientBeatReply) -> None:
+        if message.beat_number <= self._beat_answered:
+            return
+        self._beat_answered = message.beat_number
+        for number in message.missing:
+            call = self._sending.numbered.get(number)
+            if call is None:
+                if number <= self._sending.last_number:
+                    self._note_received(now_ns, number)  # answered under an earlier scheduler: nothing to wait for
+            elif call.state is CallState.SUBMITTED:
+                self._sending.submit_again(call)
+
+    def _on_outcome(self, now_ns: int, message: Outcome) -> None:
+        call = self._sending.numbered.get(message.call_number)
+        if call is None:
+            if 0 < message.call_number <= self._sending.last_number:
+                self._note_received(now_ns, message.call_number)
+        elif call.state is not CallState.FETCHING:
+            result = message.result
+            if message.status != Status.SUCCEEDED:
+                self._complete(now_ns, call, message, None)
+            elif isinstance(result, Reference) and result.size:
+                self._fetch(now_ns, call, message, result)
+            else:
+                self._complete(now_ns, call, message, b"" if isinstance(result, Reference) else result)
+
+    def _fetch(self, now_ns: int, call: Call, outcome: Outcome, reference: Reference) -> None:
+        self._sending.answered(now_ns, call)
+        call.state = CallState.FETCHING
+        self._outgoing += self._downloads.add(now_ns, Download(reference, call, outcome))
+
+    def _on_output(self, _now_ns: int, message: Output) -> None:
+        call = self._sending.numbered.get(message.call_number)
+        if call is not None:
+            self.deliveries.append(Printed(call, message))
+
+    def _on_progress(self, _now_ns: int, message: Progress) -> None:
+        if 0 < message.function_number <= len(self._sending.functions):
+            function = self._sending.functions[message.function_number - 1]
+            self.deliveries.append(Progressed(function.name, message))
+
+    def _on_credit(self, now_ns: int, message: PayloadCredit) -> None:
+        self._sending.on_credit(now_ns, message)
+
+    def _on_stored(self, now_ns: int, message: PayloadStored) -> None:
+        self._sending.on_stored(now_ns, message)
+
+    def _on_chunk(self, now_ns: int, message: PayloadChunk) -> None:
+        download = self._downloads.get(message.payload_id)
+        if download is None:
+            return
+        credit = download.take(now_ns, message)
+        if credit is not None:
+            self._outgoing.append(credit)
+        if not download.is_complete:
+            return
+        if download.is_correct:
+            self._end_download(now_ns, download, download.outcome, download.data())
+        elif download.start_over():
+            self._outgoing.append(download.begin(now_ns))
+        else:
+            damaged = Failure("lost", f"a result of {download.reference.size} bytes arrived damaged again and again")
+            self._end_download(now_ns, download, failed(download.owner, damaged), None)
+
+    def _end_download(self, now_ns: int, download: Download, outcome: Outcome, result: bytes | None) -> None:
+        self._outgoing += self._downloads.remove(now_ns, download.payload_id)
+        self._complete(now_ns, download.owner, outcome, result)
+
+    def _on_payload_refused(self, now_ns: int, message: PayloadRefused) -> None:
+        download = self._downloads.get(message.payload_id)
+        if download is not None:
+            self._end_download(now_ns, download, failed(download.owner, message.failure), None)
+        for call in self._sending.on_refused(now_ns, message):
+            self._complete(now_ns, call, failed(call, message.failure), None)
+
+    _HANDLERS: ClassVar[dict[type[Any], Callable[["Session", int, Any], None]]] = {
+        Welcome: _on_welcome,
+        Refused: _on_refused,
+        Goodbye: _on_goodbye,
+        ClientBeatReply: _on_beat_reply,
+        Outcome: _on_outcome,
+        Output: _on_output,
+        Progress: _on_progress,
+        PayloadCredit: _on_credit,
+        PayloadStored: _on_stored,
+        PayloadChunk: _on_chunk,
+        PayloadRefused: _on_payload_refused,
+    }

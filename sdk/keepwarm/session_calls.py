@@ -1,0 +1,119 @@
+"""What a session keeps of each function and each call. Records only: the rules are in ``session``."""
+
+import enum
+import hashlib
+from collections import deque
+
+from keepwarm_wire.fields import INLINE_BYTES_MAX
+from keepwarm_wire.messages import DeclareFunction, Failure, FunctionOptions, Outcome, Reference, Status
+
+__all__ = ["Call", "CallState", "Function", "cancelled_here", "failed"]
+
+
+class CallState(enum.Enum):
+    """Where a call is, as its session knows it."""
+
+    HELD = enum.auto()
+    """Waits for credit, for its function's body to arrive, or for an upload's turn."""
+    UPLOADING = enum.auto()
+    SUBMITTED = enum.auto()
+    FETCHING = enum.auto()
+    """The outcome is here, its result is on the way."""
+    DONE = enum.auto()
+
+
+class Function:
+    """A function of the session, under its small number."""
+
+    __slots__ = (
+        "body", "body_wanted", "codec", "has_setup", "is_declared", "is_stored", "name", "number", "options",
+        "payload_id", "sha256", "spec", "version", "waiting",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        version: bytes,
+        codec: str,
+        spec: bytes,
+        has_setup: bool,
+        options: FunctionOptions,
+        body: bytes,
+    ) -> None:
+        self.number = number
+        self.name = name
+        self.version = version
+        self.codec = codec
+        self.spec = spec
+        self.has_setup = has_setup
+        self.options = options
+        self.body = body
+        self.payload_id = b""
+        self.sha256 = hashlib.sha256(body).digest() if self.is_large else b""
+        self.is_declared = False
+        self.is_stored = False
+        self.body_wanted = False
+        self.waiting: deque[Call] = deque()
+        """Calls that cannot be sent before the body is stored."""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the body travels as a payload of its own."""
+        return len(self.body) > INLINE_BYTES_MAX
+
+    @property
+    def lacks_body(self) -> bool:
+        """Whether the scheduler must be handed the body before this function can be declared."""
+        return not self.is_stored and self.is_large
+
+    def declaration(self) -> DeclareFunction:
+        """The message that makes it known."""
+        body = Reference(self.payload_id, len(self.body), self.sha256) if self.is_large else self.body
+        return DeclareFunction(
+            self.number, self.name, self.version, self.codec, self.spec, self.has_setup, self.options, body
+        )
+
+
+class Call:
+    """One call. ``owner`` is whatever the client wants back with its completion; the session never looks at it."""
+
+    __slots__ = (
+        "arguments", "cancelling", "credited_bytes", "first_home", "function", "in_credit", "is_uploaded", "number",
+        "owner", "payload_id", "priority", "sha256", "size", "state",
+    )  # fmt: skip
+
+    def __init__(self, function: Function, arguments: bytes, owner: object, sha256: bytes = b"") -> None:
+        self.function = function
+        self.arguments = arguments
+        self.size = len(arguments)
+        self.owner = owner
+        self.sha256 = sha256
+        """Of large arguments; when empty, the session computes it as it needs it."""
+        self.priority = 0
+        self.number = 0
+        """Given when the call is first sent; 0 before."""
+        self.state = CallState.HELD
+        self.cancelling = False
+        self.payload_id = b""
+        self.is_uploaded = False
+        """Whether the scheduler has been handed the arguments as a payload."""
+        self.first_home: tuple[bytes, int] | None = None
+        """Cluster id and epoch under which the call was first sent."""
+        self.in_credit = False
+        self.credited_bytes = 0
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the arguments travel as a payload of their own."""
+        return self.size > INLINE_BYTES_MAX
+
+
+def cancelled_here() -> Outcome:
+    """The outcome of a call that was cancelled before it was sent."""
+    return Outcome(0, Status.CANCELLED, b"", Failure("cancelled", "the call was cancelled before it was sent"), None)
+
+
+def failed(call: Call, failure: Failure) -> Outcome:
+    """The outcome of a call that cannot be carried out."""
+    return Outcome(call.number, Status.FAILED, b"", failure, None)

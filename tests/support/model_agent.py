@@ -1,0 +1,301 @@
+"""An agent as the protocol describes it, without processes: for tests of the scheduler.
+
+It obeys numbered commands once and in order, keeps outcomes until they are final, answers a stop of a busy instance
+with ``InstanceBusy``, and tells its full state in beats. What a real node decides by itself (when an environment is
+built, how a call ends) a test decides through ``finish_start``, ``finish`` and ``die``. It remembers what really
+happened (``executed``, ``endings``), for tests to compare with what the scheduler says.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from keepwarm_wire import messages as wire
+from keepwarm_wire.fields import FOREVER_US
+from keepwarm_wire.messages import Status
+
+GIB = 1 << 30
+PLATFORM = "linux-x86_64-glibc"
+NEVER_NS = 1 << 63
+
+
+class Ending(NamedTuple):
+    """An instance's end, with the instant at which its lease would have ended by the agent's own clock."""
+
+    instance_id: int
+    cause: str
+    at_ns: int
+    lease_end_ns: int
+    sequence: int
+
+
+@dataclass
+class ModelInstance:
+    """One process. ``leases`` holds each function's keep_alive and the instant of its last end."""
+
+    command: wire.StartInstance
+    state: str = "starting"
+    sequence: int = 0
+    attempt: int = 0
+    idle_since_ns: int = 0
+    leases: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def lease_end_ns(self) -> int:
+        if any(keep_alive_us >= FOREVER_US for keep_alive_us, _ in self.leases.values()):
+            return NEVER_NS
+        return max((ended_ns + keep_us * 1000 for keep_us, ended_ns in self.leases.values()), default=0)
+
+
+class ModelAgent:
+    """One incarnation of one node's agent. What it says is appended to ``outbox``."""
+
+    def __init__(self, name: str, incarnation: bytes, **resources: Any) -> None:
+        self.name, self.incarnation = name, incarnation
+        self.pythons = resources.pop("pythons", ("3.11",))
+        self.labels = resources.pop("labels", ())
+        self.resources = {"cpu": 4000, "memory": 8 * GIB} | resources
+        self.outbox: list[wire.Message] = []
+        self.now_ns = 0
+        self.epoch = self.last_command = self.beat_number = 0
+        self.welcomed = False
+        self.said_goodbye = False
+        self.instances: dict[int, ModelInstance] = {}
+        self.attempts: dict[int, wire.Dispatch] = {}
+        self.cancelled: dict[int, None] = {}
+        self.held: dict[int, wire.AttemptDone] = {}
+        self.functions: dict[bytes, wire.FunctionBody] = {}
+        self.locks: dict[bytes, wire.MakeLock] = {}
+        self.environments: dict[str, None] = {}
+        self.executed: dict[int, tuple[bytes, int]] = {}
+        self.endings: list[Ending] = []
+
+    # ------------------------------------------------------------ talking
+
+    def hello(self) -> None:
+        quantities = tuple(wire.Quantity(name, amount) for name, amount in self.resources.items())
+        self.outbox.append(
+            wire.AgentHello(
+                1,
+                1,
+                "model",
+                self.name,
+                self.incarnation,
+                PLATFORM,
+                self.pythons,
+                quantities,
+                self.labels,
+                self.epoch,
+            )
+        )
+
+    def say(self, message: wire.Message) -> None:
+        if self.welcomed:
+            self.outbox.append(message)
+
+    def beat(self) -> None:
+        """Everything, as of the last command; and again what is not known to have arrived."""
+        self.beat_number += 1
+        for dispatch in self.attempts.values():
+            if dispatch.version not in self.functions:
+                self.say(wire.NeedFunction(dispatch.version))
+        for done in self.held.values():
+            self.say(done)
+        self.say(
+            wire.AgentBeat(
+                self.beat_number,
+                self.last_command,
+                tuple(self._describe(instance) for instance in self.instances.values()),
+                tuple(
+                    wire.RunningAttempt(done.attempt, done.session_id, done.call_number, 0)
+                    for done in self.held.values()
+                ),
+                tuple(self.locks),
+                tuple(wire.EnvironmentState(name, 1) for name in self.environments),
+                wire.NodeLoad(0, 0, 0),
+            )
+        )
+
+    def _describe(self, instance: ModelInstance) -> wire.InstanceState:
+        running = self.attempts.get(instance.attempt)
+        return wire.InstanceState(
+            instance.command.instance_id,
+            instance.command.pool,
+            instance.command.environment_id,
+            instance.state,
+            instance.sequence,
+            7,
+            1 << 20,
+            self._since_us(instance.idle_since_ns) if instance.state == "idle" else 0,
+            tuple(
+                wire.FunctionLease(name, keep_alive_us, self._since_us(ended_ns))
+                for name, (keep_alive_us, ended_ns) in instance.leases.items()
+            ),
+            ()
+            if running is None
+            else (wire.RunningAttempt(running.attempt, running.session_id, running.call_number, 0),),
+        )
+
+    def _since_us(self, then_ns: int) -> int:
+        return (self.now_ns - then_ns) // 1000
+
+    # ------------------------------------------------------------ obeying
+
+    def receive(self, now_ns: int, message: wire.Message) -> None:
+        self.now_ns = now_ns
+        kind = type(message)
+        if kind is wire.Refused:
+            if message.code == "hello_first":
+                self.welcomed = False
+                self.hello()
+        elif kind in _COMMANDS:
+            if message.command > self.last_command:
+                self.last_command = message.command
+                _COMMANDS[kind](self, message)
+        elif kind in _MESSAGES:
+            _MESSAGES[kind](self, message)
+
+    def _on_welcome(self, message: wire.Welcome) -> None:
+        if message.epoch != self.epoch or not message.known:
+            self.last_command = 0
+        self.epoch, self.welcomed = message.epoch, True
+        self.beat()
+
+    def _on_goodbye(self, _: wire.Goodbye) -> None:
+        self.said_goodbye, self.welcomed = True, False
+        for instance_id in list(self.instances):
+            self._end(instance_id, "stopped", None, False)
+
+    def _on_beat_reply(self, message: wire.AgentBeatReply) -> None:
+        self.last_command = max(self.last_command, message.last_command)
+
+    def _on_final(self, message: wire.Final) -> None:
+        for attempt in message.attempts:
+            self.held.pop(attempt, None)
+
+    def _on_function_body(self, message: wire.FunctionBody) -> None:
+        self.functions[message.version] = message
+        for dispatch in self.attempts.values():
+            if dispatch.version == message.version:
+                self.say(wire.AttemptStarted(dispatch.attempt))
+
+    def _on_make_lock(self, message: wire.MakeLock) -> None:
+        self.locks[message.spec_key] = message
+
+    def _on_start(self, message: wire.StartInstance) -> None:
+        if message.instance_id not in self.instances:
+            self.instances[message.instance_id] = ModelInstance(message)
+
+    def _on_stop(self, message: wire.StopInstance) -> None:
+        instance = self.instances.get(message.instance_id)
+        if instance is None:
+            return
+        if instance.state == "busy" or instance.sequence != message.sequence:
+            self.say(wire.InstanceBusy(message.instance_id, instance.sequence))
+        else:
+            self._end(message.instance_id, message.cause, None, False)
+
+    def _on_dispatch(self, message: wire.Dispatch) -> None:
+        instance = self.instances.get(message.instance_id)
+        if instance is None or instance.state != "idle":
+            reason = "gone" if instance is None else instance.state
+            self.say(wire.AttemptRefused(message.attempt, message.instance_id, reason))
+            return
+        instance.state, instance.attempt = "busy", message.attempt
+        self.attempts[message.attempt] = message
+        if message.version in self.functions:
+            self.say(wire.AttemptStarted(message.attempt))
+        else:
+            self.say(wire.NeedFunction(message.version))
+
+    def _on_cancel(self, message: wire.CancelAttempt) -> None:
+        if message.attempt in self.attempts:
+            self.cancelled[message.attempt] = None
+
+    # ------------------------------------------------------------ what a test decides
+
+    def finish_lock(self, spec_key: bytes, failure: wire.Failure | None = None, lock: bytes = b"lock") -> None:
+        """A lock is made, or cannot be."""
+        command = self.locks.pop(spec_key)
+        if failure is None:
+            self.say(wire.LockMade(spec_key, PLATFORM, lock + command.spec_key.hex().encode(), 1000))
+        else:
+            self.say(wire.LockFailed(spec_key, failure, False))
+
+    def finish_start(self, instance_id: int, failure: wire.Failure | None = None, retryable: bool = False) -> None:
+        """A process is ready, or could not be made."""
+        instance = self.instances[instance_id]
+        if failure is not None:
+            self._end(instance_id, "start_failed", failure, retryable)
+            return
+        instance.state, instance.idle_since_ns = "idle", self.now_ns
+        instance.leases[""] = (instance.command.keep_alive_us, self.now_ns)
+        self.environments[instance.command.environment_id] = None
+        self.say(wire.InstanceReady(instance_id, 7, True, 0, 1000))
+
+    def runnable(self) -> list[int]:
+        """Attempts whose function is here."""
+        return [token for token, dispatch in self.attempts.items() if dispatch.version in self.functions]
+
+    def finish(
+        self, token: int, status: int = Status.SUCCEEDED, failure: wire.Failure | None = None, result: bytes = b""
+    ) -> None:
+        """The call ends on its own, or as it was told to when it was cancelled."""
+        dispatch = self.attempts.pop(token)
+        if token in self.cancelled:
+            status, failure = Status.CANCELLED, wire.Failure("cancelled", "The call was cancelled.")
+        instance = self.instances[dispatch.instance_id]
+        instance.sequence += 1
+        instance.attempt, instance.state, instance.idle_since_ns = 0, "idle", self.now_ns
+        name = self.functions[dispatch.version].name
+        instance.leases[name] = (dispatch.keep_alive_us, self.now_ns)
+        self._settle(dispatch, instance.sequence, status, failure, result)
+
+    def die(self, instance_id: int, kind: str = "process_died") -> None:
+        """A process dies, and with it the call that it served."""
+        instance = self.instances[instance_id]
+        dispatch = self.attempts.pop(instance.attempt, None)
+        if dispatch is not None:
+            instance.sequence += 1
+            self._settle(dispatch, instance.sequence, Status.FAILED, wire.Failure(kind, "It died."), b"")
+        self._end(instance_id, "died", wire.Failure(kind, "It died."), False)
+
+    def _settle(
+        self, dispatch: wire.Dispatch, sequence: int, status: int, failure: wire.Failure | None, result: bytes
+    ) -> None:
+        token = dispatch.attempt
+        self.executed[token] = (dispatch.session_id, dispatch.call_number)
+        done = wire.AttemptDone(
+            token,
+            dispatch.session_id,
+            dispatch.call_number,
+            dispatch.instance_id,
+            sequence,
+            status,
+            result or str(token).encode(),
+            failure,
+            0,
+            1000,
+            sequence > 1,
+        )
+        self.held[token] = done
+        self.say(done)
+
+    def _end(self, instance_id: int, cause: str, failure: wire.Failure | None, retryable: bool) -> None:
+        instance = self.instances.pop(instance_id)
+        self.endings.append(Ending(instance_id, cause, self.now_ns, instance.lease_end_ns(), instance.sequence))
+        self.say(wire.InstanceEnded(instance_id, cause, failure, retryable))
+
+
+_COMMANDS: dict[type[Any], Any] = {
+    wire.MakeLock: ModelAgent._on_make_lock,
+    wire.StartInstance: ModelAgent._on_start,
+    wire.StopInstance: ModelAgent._on_stop,
+    wire.Dispatch: ModelAgent._on_dispatch,
+    wire.CancelAttempt: ModelAgent._on_cancel,
+}
+_MESSAGES: dict[type[Any], Any] = {
+    wire.Welcome: ModelAgent._on_welcome,
+    wire.Goodbye: ModelAgent._on_goodbye,
+    wire.AgentBeatReply: ModelAgent._on_beat_reply,
+    wire.Final: ModelAgent._on_final,
+    wire.FunctionBody: ModelAgent._on_function_body,
+}

@@ -1,0 +1,222 @@
+"""The scheduler's process: the real core, a simulated journal, turns as the daemon makes them.
+
+A turn takes what has arrived, then the tick; what is to be saved is synced before anything of the turn is sent. A
+crash in the middle of a sync loses all that the turn would have sent, and maybe what it would have saved.
+"""
+
+from dataclasses import dataclass, field
+from random import Random
+
+from keepwarm_scheduler.config import CoreConfig
+from keepwarm_scheduler.core.effects import DropPayload, Effect, ForgetNode, SaveLock, SaveNode, Send
+from keepwarm_scheduler.core.events import LOCAL, Event, PeerLost, PeerMessage, Restored, SavedLock, Tick
+from keepwarm_scheduler.core.machine import SchedulerCore
+from keepwarm_scheduler.core.state import Node, Session
+from keepwarm_scheduler.core.transitions import CallState
+from keepwarm_wire.identifiers import epoch_of
+from keepwarm_wire.messages import AttemptDone, Dispatch, Message, Outcome, PayloadChunk, PayloadCredit, StopInstance
+from support.simulation.clock import MILLISECOND, Alarm, Clock
+from support.simulation.history import History
+from support.simulation.invariants import check_scheduler
+from support.simulation.network import Network
+
+__all__ = ["Journal", "SchedulerHost"]
+
+CLUSTER_ID = b"simulated clustr"
+_SYNC_MAX_NS = 3 * MILLISECOND
+_OFFSET_NS = 77_000 * 1_000_000_000
+"""The scheduler's clock is not that of its peers."""
+
+
+@dataclass
+class Journal:
+    """What is on disk, and survives the process."""
+
+    epoch: int = 0
+    locks: dict[tuple[str, bytes, str], SavedLock] = field(default_factory=dict)
+    nodes: dict[str, None] = field(default_factory=dict)
+
+    def begin_epoch(self) -> Restored:
+        """Count a start and read back what an earlier one left."""
+        self.epoch += 1
+        restored = Restored(tuple(self.locks.values()), tuple(self.nodes))
+        self.nodes.clear()
+        return restored
+
+    def write(self, record: SaveLock | SaveNode | ForgetNode) -> None:
+        """Keep one record."""
+        if isinstance(record, SaveLock):
+            self.locks[(record.namespace, record.spec_key, record.platform)] = SavedLock(*record)
+        elif isinstance(record, SaveNode):
+            self.nodes[record.name] = None
+        else:
+            self.nodes.pop(record.name, None)
+
+
+class SchedulerHost:
+    """One process of the scheduler, from its start to its crash."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        network: Network,
+        journal: Journal,
+        payloads: dict[bytes, bytes],
+        history: History,
+        random: Random,
+        config: CoreConfig,
+        *,
+        checked: bool,
+    ) -> None:
+        self.clock, self.network, self.journal, self.history = clock, network, journal, history
+        self.random = random
+        self.payloads = payloads
+        self.checked = checked
+        self.is_alive = True
+        payloads.clear()
+        restored = journal.begin_epoch()
+        self.epoch = journal.epoch
+        self.core = SchedulerCore(config, self.epoch, CLUSTER_ID, self._now())
+        self._inbox: list[Event] = []
+        self._is_syncing = False
+        self._syncing: list[SaveLock | SaveNode | ForgetNode] = []
+        self._outgoing: dict[bytes, list[Message]] = {}
+        self._sessions: dict[bytes, tuple[Session, int]] = {}
+        self._alarm = Alarm(clock, self._turn)
+        history.add(clock.now_ns, "scheduler started", self.epoch)
+        self._feed(restored)
+        network.scheduler_started(self)
+        self._turn()
+
+    def crash(self) -> None:
+        """The process is killed, wherever it is."""
+        self.is_alive = False
+        self._alarm.set(None)
+        if self.random.random() < 0.5:
+            for record in self._syncing:
+                self.journal.write(record)
+        self.history.add(self.clock.now_ns, "scheduler crashed", self.epoch)
+        self.network.scheduler_ended()
+
+    # ------------------------------------------------------------ what arrives
+
+    def receive(self, peer: bytes, messages: list[Message]) -> None:
+        """A frame."""
+        for message in messages:
+            if type(message) is PayloadCredit:
+                self._serve_payload(peer, message)
+            else:
+                self._inbox.append(PeerMessage(peer, LOCAL, message))
+        self._turn()
+
+    def peer_lost(self, peer: bytes) -> None:
+        """A connection is broken."""
+        self._inbox.append(PeerLost(peer))
+        self._turn()
+
+    def _serve_payload(self, peer: bytes, message: PayloadCredit) -> None:
+        data = self.payloads.get(message.payload_id)
+        if data is not None:
+            piece = data[message.received : message.limit]
+            self._queue(peer, PayloadChunk(message.payload_id, message.received, piece))
+
+    # ------------------------------------------------------------ turns
+
+    def _now(self) -> int:
+        return self.clock.now_ns + _OFFSET_NS
+
+    def _turn(self) -> None:
+        if self._is_syncing or not self.is_alive:
+            return
+        inbox, self._inbox = self._inbox, []
+        for event in inbox:
+            self._feed(event)
+        self._feed(Tick())
+        if self._syncing:
+            self._is_syncing = True
+            self.clock.after(self.random.randrange(_SYNC_MAX_NS), self._synced)
+        else:
+            self._send()
+
+    def _synced(self) -> None:
+        if not self.is_alive:
+            return
+        self._is_syncing = False
+        for record in self._syncing:
+            self.journal.write(record)
+        self._syncing = []
+        self._send()
+        self._turn()
+
+    def _send(self) -> None:
+        outgoing, self._outgoing = self._outgoing, {}
+        for peer, messages in outgoing.items():
+            self.network.send_down(peer, messages)
+        due_ns = self.core.next_deadline()
+        self._alarm.set(None if due_ns is None else due_ns - _OFFSET_NS)
+
+    def _feed(self, event: Event) -> None:
+        if type(event) is PeerMessage and type(event.message) is AttemptDone:
+            effects = self._feed_outcome(event, event.message)
+        else:
+            effects = self.core.handle(self._now(), event)
+        for effect in effects:
+            self._perform(effect)
+        if self.checked:
+            check_scheduler(self.core.cluster)
+
+    def _perform(self, effect: Effect) -> None:
+        if isinstance(effect, Send):
+            self._note(effect)
+            self._queue(effect.peer, effect.message)
+        elif isinstance(effect, SaveLock | SaveNode | ForgetNode):
+            self._syncing.append(effect)
+        elif isinstance(effect, DropPayload):
+            self.payloads.pop(effect.payload_id, None)
+        else:
+            raise AssertionError(f"the scheduler wants to stop: {effect.reason}")
+
+    def _queue(self, peer: bytes, message: Message) -> None:
+        self._outgoing.setdefault(peer, []).append(message)
+
+    # ------------------------------------------------------------ what the checkers need to know
+
+    def _feed_outcome(self, event: PeerMessage, message: AttemptDone) -> list[Effect]:
+        """Note which attempt was the call's current one when an outcome was recorded."""
+        session = self.core.cluster.sessions.get(message.session_id)
+        call = None if session is None else session.calls.get(message.call_number)
+        if call is None or call.state is CallState.DONE:
+            return self.core.handle(self._now(), event)
+        current = 0 if call.attempt is None else call.attempt.token
+        is_recovered = call.reason == "recovering" and epoch_of(message.attempt) < self.epoch
+        effects = self.core.handle(self._now(), event)
+        if call.outcome is not None:
+            key = (message.session_id, message.call_number)
+            self.history.add(
+                self.clock.now_ns, "recorded", self.epoch, *key, message.attempt, current, is_recovered
+            )
+        return effects
+
+    def _note(self, effect: Send) -> None:
+        message, owner = effect.message, self.core.cluster.peers.get(effect.peer)
+        now_ns = self.clock.now_ns
+        if type(message) is Outcome and isinstance(owner, Session):
+            what = repr((message.status, message.result, message.failure))
+            self.history.add(
+                now_ns, "outcome", self.epoch, owner.session_id, self._life(owner), message.call_number, what
+            )
+        elif type(message) is Dispatch and isinstance(owner, Node):
+            self.history.add(
+                now_ns, "dispatch", owner.name, message.instance_id, message.attempt, message.session_id,
+                message.call_number,
+            )  # fmt: skip
+        elif type(message) is StopInstance and isinstance(owner, Node):
+            self.history.add(now_ns, "order to stop", owner.name, message.instance_id, message.sequence, message.cause)
+
+    def _life(self, session: Session) -> int:
+        """How often the scheduler has begun this session anew: after its end it may run its calls again."""
+        known, life = self._sessions.get(session.session_id, (session, 0))
+        if known is not session:
+            life += 1
+        self._sessions[session.session_id] = (session, life)
+        return life
