@@ -103,7 +103,8 @@ class Connection:
         now_ns = time.monotonic_ns()
         if now_ns - self._last_turn_ns > STALE_NS:
             self.collect()  # a farewell or a lost connection may have waited here
-            transport = self._transport or transport
+            if self._transport is None:
+                return  # the next turn connects anew
         self._last_turn_ns = now_ns
         can_send = self._is_connected and not transport.is_congested
         with self._lock:

@@ -12,7 +12,6 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.model_scheduler import ModelScheduler
 
 from keepwarm import transfers
 from keepwarm.session import SECOND_NS, Completion, Session
@@ -20,6 +19,7 @@ from keepwarm.session_calls import Call
 from keepwarm_wire import codec
 from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.messages import FunctionOptions, Message, RetryLimits, Status, Submit
+from support.model_scheduler import ModelScheduler
 
 OPTIONS = FunctionOptions(1, FOREVER_US, FOREVER_US, FOREVER_US, FOREVER_US, RetryLimits(), 1000, 0, 0)
 SMALL_CHUNK = 16 * 1024

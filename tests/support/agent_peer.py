@@ -138,7 +138,10 @@ class AgentPeer:
         """Have the agent make a lock; what it answers."""
         spec = canonical_spec(requirements, MINOR)
         self.send(wire.MakeLock(self.command(), spec_key(spec), spec))
-        return self.wait_for((wire.LockMade, wire.LockFailed), lambda made: made.spec_key == spec_key(spec))
+        made: wire.LockMade | wire.LockFailed = self.wait_for(
+            (wire.LockMade, wire.LockFailed), lambda made: made.spec_key == spec_key(spec)
+        )
+        return made
 
     def start(self, lock: bytes = b"", platform: str = "linux", **changes: Any) -> int:
         """Have the agent start an instance; its id."""
@@ -184,7 +187,8 @@ class AgentPeer:
         return attempt
 
     def outcome(self, attempt: int) -> wire.AttemptDone:
-        return self.wait_for(wire.AttemptDone, lambda done: done.attempt == attempt)
+        done: wire.AttemptDone = self.wait_for(wire.AttemptDone, lambda done: done.attempt == attempt)
+        return done
 
     def call(self, instance_id: int, version: bytes, *args: Any, **changes: Any) -> wire.AttemptDone:
         """Run a function and settle its outcome."""

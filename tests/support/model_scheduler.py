@@ -1,4 +1,4 @@
-"""A small model of the scheduler's side of a client session, without sockets: what the protocol page promises, and no more.
+"""A small model of the scheduler's side of a client session, without sockets: what the protocol page promises.
 
 It executes nothing: a call's outcome is made by ``answer`` (by default its arguments come back). It keeps count of what
 it must never see: more unanswered calls or bytes than the credit it gave, a reference to bytes that it does not have.
@@ -64,7 +64,9 @@ class ModelSession:
 class ModelScheduler:
     """Messages of clients in, messages to them out."""
 
-    def __init__(self, *, credit_calls: int = 1000, credit_bytes: int = 1 << 24, beat_interval_us: int = 1_000_000) -> None:
+    def __init__(
+        self, *, credit_calls: int = 1000, credit_bytes: int = 1 << 24, beat_interval_us: int = 1_000_000
+    ) -> None:
         self.cluster_id = b"c" * 16
         self.epoch = 1
         self.credit_calls = credit_calls
@@ -179,7 +181,9 @@ class ModelScheduler:
     def _beat(self, session: ModelSession, message: ClientBeat) -> list[Message]:
         known = session.settled | session.unanswered.keys() | session.outcomes.keys()
         missing = tuple(number for number in range(1, message.submitted_up_to + 1) if number not in known)
-        repeated = [session.outcomes[number] for number in session.outcomes if number in session.beats_without_reception]
+        repeated = [
+            session.outcomes[number] for number in session.outcomes if number in session.beats_without_reception
+        ]
         session.beats_without_reception = dict.fromkeys(session.outcomes, 1)
         return [ClientBeatReply(message.beat_number, missing), *repeated]
 

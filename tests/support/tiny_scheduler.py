@@ -1,7 +1,7 @@
 """A real peer for the client: a ROUTER socket in a thread that speaks the protocol through ``ModelScheduler``.
 
-Nothing of the client is replaced: frames travel through ZeroMQ. Tests script it: what it answers, which messages it loses
-on their way in or out, when it restarts with another epoch.
+Nothing of the client is replaced: frames travel through ZeroMQ. Tests script it: what it answers, which messages it
+loses on their way in or out, when it restarts with another epoch.
 """
 
 import threading
@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 
 import zmq
-from support.model_scheduler import ModelScheduler
 
 from keepwarm_wire import codec
 from keepwarm_wire.messages import Goodbye, Message, Outcome, PayloadChunk
+from support.model_scheduler import ModelScheduler
 
 Filter = Callable[[Message], bool]
 
@@ -30,6 +30,7 @@ class TinyScheduler:
         self.received: list[Message] = []
         self.lock = threading.Lock()
         self._extra: list[Message] = []
+        self._is_saying = False
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._thread: threading.Thread | None = None
         self._stops = threading.Event()
@@ -52,6 +53,18 @@ class TinyScheduler:
             self._thread.join()
         if self._context is not None:
             self._context.term()
+        self._thread = self._context = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it serves."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether everything that tests told it to say has been said."""
+        with self.lock:
+            return not self._extra and not self._is_saying
 
     def restart(self, *, forget: bool = True) -> None:
         """Vanish and come back with the next epoch."""
@@ -82,9 +95,11 @@ class TinyScheduler:
                     self._serve_frames(router)
                 with self.lock:
                     extra, self._extra = self._extra, []
+                    self._is_saying = bool(extra)
                     connections = list(self.model.greeted)
                 for connection in connections:
                     self._send(router, connection, extra)
+                self._is_saying = False
         finally:
             router.close(0)
 

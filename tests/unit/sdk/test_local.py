@@ -86,7 +86,7 @@ def test_a_home_of_someone_else_is_refused(home: Path, monkeypatch: pytest.Monke
 
 def test_a_home_that_is_a_file_is_refused(home: Path) -> None:
     home.write_text("")
-    with pytest.raises(ClusterStartError, match="cannot use the directory|is no directory"):
+    with pytest.raises(ClusterStartError, match="cannot use the directory"):
         local.home()
 
 
@@ -135,7 +135,9 @@ def test_the_processes_are_detached_and_nobodys_children(home: Path) -> None:
     assert os.getsid(int(process_id)) != os.getsid(0)
     with pytest.raises(ChildProcessError):
         os.waitpid(int(process_id), os.WNOHANG)
-    descriptors = sorted(os.readlink(entry) for entry in Path(f"/proc/{process_id}/fd").iterdir() if entry.is_symlink())
+    descriptors = sorted(
+        str(entry.readlink()) for entry in Path(f"/proc/{process_id}/fd").iterdir() if entry.is_symlink()
+    )
     assert [name for name in descriptors if not name.startswith("socket:")] == [
         "/dev/null", str(home / "logs/scheduler.log"), str(home / "logs/scheduler.log"),
     ]  # fmt: skip
@@ -177,7 +179,9 @@ def test_ten_programs_that_start_at_once_start_one_cluster(home: Path, tmp_path:
 def test_a_scheduler_that_dies_at_its_start_is_quoted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [sys.executable, "-c", "raise SystemExit('no port left for me')"]
     monkeypatch.setattr(local, "commands", lambda home, path: {**stand_ins(home, path), "scheduler": broken})
-    with pytest.raises(ClusterStartError, match=r"scheduler ended as it started.*scheduler\.log:\n  no port left for me"):
+    with pytest.raises(
+        ClusterStartError, match=r"scheduler ended as it started.*scheduler\.log:\n  no port left for me"
+    ):
         local.find_or_start()
 
 

@@ -71,10 +71,12 @@ def test_each_phase_of_a_long_build_has_its_line() -> None:
 def test_after_the_end_of_a_build_the_next_is_told_of_anew() -> None:
     out = io.StringIO()
     view = PlainProgress(out, 0)
-    for end in (lambda: view.served("f"), lambda: view.progress(0, "f", phase("ready"))):
-        view.progress(0, "f", phase("build"))
-        end()
-    assert out.getvalue().count("building") == 2
+    view.progress(0, "f", phase("build"))
+    view.served("f")
+    view.progress(0, "f", phase("build"))
+    view.progress(0, "f", phase("ready"))
+    view.progress(0, "f", phase("build"))
+    assert out.getvalue().count("building") == 3
 
 
 def test_a_closed_stream_does_no_harm() -> None:
@@ -111,10 +113,11 @@ def test_the_live_view_shows_a_line_while_a_function_waits_and_removes_it(monkey
     view._live.refresh()
     assert "install [all]" in out.getvalue()
     assert "starting a process for other" in out.getvalue()
+    live = view._live
     view.served("get_response")
-    assert view._live is not None
+    assert live.is_started
     view.served("other")
-    assert view._live is None
+    assert not live.is_started
     view.close()
 
 

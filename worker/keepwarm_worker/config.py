@@ -1,0 +1,158 @@
+"""The agent's settings: every flag and every environment variable, read in this one place.
+
+A flag wins over its variable, a variable over the default. Nothing else in the agent reads ``os.environ``, apart from
+what is passed on to uv and to instances.
+"""
+
+import os
+import re
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["AgentConfig", "ConfigError", "parse_command_line", "parse_size"]
+
+HOME_BYTES_MAX = 512
+STORE_BYTES_DEFAULT = 50 * 1024**3
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE | re.ASCII)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*=.*", re.ASCII)
+_EPILOG = """\
+Each option can also be given by a variable: KEEPWARM_SCHEDULER, KEEPWARM_NODE_HOME, KEEPWARM_NODE, KEEPWARM_CPU,
+KEEPWARM_MEMORY, KEEPWARM_STORE_SIZE, KEEPWARM_LOG_LEVEL. The package index of the node is KEEPWARM_INDEX_URL.
+
+example:
+  python -m keepwarm_worker --scheduler ipc:///run/keepwarm/scheduler.sock --home /var/lib/keepwarm --label zone=a
+"""
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used. The message names it and says what to write instead."""
+
+
+class AgentConfig(NamedTuple):
+    """What an agent is told at its start. ``cpu_permille`` and ``memory_bytes`` are None for *what is there*."""
+
+    scheduler: str
+    home: Path
+    node: str
+    pythons: tuple[str, ...] = ()
+    cpu_permille: int | None = None
+    memory_bytes: int | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    store_bytes: int = STORE_BYTES_DEFAULT
+    log_level: str = "info"
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``512M``, ``16GiB`` or ``1000``; ``MB`` counts 1000s, ``M`` and ``MiB`` 1024s.
+
+    >>> parse_size("1.5G")
+    1610612736
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"{text!r} is no size; write it like 512M, 16GiB or 1000000.")
+    number, unit, binary = match.groups()
+    decimal = text.strip()[-1:] in "bB" and not binary
+    return int(float(number) * (1000 if decimal else 1024) ** _POWERS[unit.lower()])
+
+
+def parse_command_line(arguments: Sequence[str], environment: Mapping[str, str]) -> AgentConfig:
+    """The agent's settings. Raises ``ConfigError``; ``--help`` and unknown flags end the process, as argparse does."""
+    given = _parser().parse_args(arguments)
+
+    def setting(flag: str, variable: str) -> str | None:
+        value: str | None = getattr(given, flag)
+        return value if value is not None else environment.get(variable) or None
+
+    cpu, memory = setting("cpu", "KEEPWARM_CPU"), setting("memory", "KEEPWARM_MEMORY")
+    store = setting("store_size", "KEEPWARM_STORE_SIZE")
+    return AgentConfig(
+        scheduler=_scheduler(setting("scheduler", "KEEPWARM_SCHEDULER")),
+        home=_home(setting("home", "KEEPWARM_NODE_HOME")),
+        node=setting("node", "KEEPWARM_NODE") or os.uname().nodename,
+        pythons=tuple(given.python),
+        cpu_permille=None if cpu is None else _cpu_permille(cpu),
+        memory_bytes=None if memory is None else parse_size(memory),
+        labels=tuple(_label(text) for text in given.label),
+        store_bytes=STORE_BYTES_DEFAULT if store is None else parse_size(store),
+        log_level=_log_level(given, environment),
+    )
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m keepwarm_worker",
+        description="The agent of one machine: builds environments and runs functions in them, as the scheduler says.",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="where the scheduler listens: ipc:///path (required)")
+    parser.add_argument("--home", metavar="DIR", help="the agent's own directory: environments, caches (required)")
+    parser.add_argument("--node", metavar="NAME", help="name of this node (default: the host name)")
+    parser.add_argument(
+        "--python",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="a Python interpreter to offer besides those found; may be repeated",
+    )
+    parser.add_argument("--cpu", metavar="N", help="cores to offer, such as 4 or 0.5 (default: those usable here)")
+    parser.add_argument("--memory", metavar="SIZE", help="memory to offer, such as 16G (default: what is here)")
+    parser.add_argument("--store-size", metavar="SIZE", help="disk that idle environments may take (default: 50G)")
+    parser.add_argument(
+        "--label",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a label that functions may ask for; may be repeated",
+    )
+    parser.add_argument("--log-level", choices=LOG_LEVELS, help="how much is logged to stderr (default: info)")
+    return parser
+
+
+def _scheduler(address: str | None) -> str:
+    if not address:
+        raise ConfigError("Say where the scheduler listens: --scheduler ipc:///path/to/scheduler.sock")
+    if address.startswith("tcp://"):
+        raise ConfigError(
+            f"{address}: this release talks to schedulers on its own machine only, by ipc:// addresses; "
+            "tcp:// is not supported yet, because connections between machines are not encrypted yet."
+        )
+    if not address.startswith("ipc://") or len(address) <= len("ipc://"):
+        raise ConfigError(f"{address!r} is no address of a scheduler; write it like ipc:///run/keepwarm/scheduler.sock")
+    return address
+
+
+def _home(text: str | None) -> Path:
+    if not text:
+        raise ConfigError("Say where the agent may keep its files: --home DIR")
+    return Path(text).expanduser().absolute()
+
+
+def _cpu_permille(text: str) -> int:
+    try:
+        cores = float(text)
+    except ValueError:
+        cores = -1.0
+    if not 0 < cores <= 100_000:
+        raise ConfigError(f"--cpu {text}: write a number of cores above 0, such as 4 or 0.5.")
+    return max(1, round(cores * 1000))
+
+
+def _label(text: str) -> tuple[str, str]:
+    if not _LABEL.fullmatch(text):
+        raise ConfigError(f"--label {text}: write it as KEY=VALUE, such as zone=a.")
+    key, _, value = text.partition("=")
+    return key, value
+
+
+def _log_level(given: Namespace, environment: Mapping[str, str]) -> str:
+    level: str = given.log_level or environment.get("KEEPWARM_LOG_LEVEL", "info").lower()
+    if level not in LOG_LEVELS:
+        raise ConfigError(f"KEEPWARM_LOG_LEVEL={level}: choose one of {', '.join(LOG_LEVELS)}.")
+    return level

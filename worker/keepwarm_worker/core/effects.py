@@ -1,0 +1,164 @@
+"""What the core wants done: the outputs of an agent's core, performed by the daemon in order.
+
+Rules: an effect names things by the ids of the protocol; how they map to processes, files and sockets is the daemon's
+affair. Performing an effect for an instance or a payload that is gone must be harmless.
+"""
+
+from typing import NamedTuple
+
+from keepwarm_wire.messages import Message, Pair, Reference
+
+__all__ = [
+    "AskToExit",
+    "CancelBuild",
+    "CancelCall",
+    "DropPayload",
+    "DropResult",
+    "Effect",
+    "Exit",
+    "FetchPayload",
+    "KillTree",
+    "LoadFunction",
+    "RunBuild",
+    "RunLock",
+    "SendMessage",
+    "SpawnInstance",
+    "StartCall",
+    "Terminate",
+    "UploadResult",
+]
+
+
+class SendMessage(NamedTuple):
+    """Say this to the scheduler, in the frame of this turn."""
+
+    message: Message
+
+
+class RunLock(NamedTuple):
+    """Resolve a spec in a thread: LockPhase*, then LockFinished or LockProblem."""
+
+    spec_key: bytes
+    spec: bytes
+
+
+class RunBuild(NamedTuple):
+    """Build an environment in a thread: BuildPhase*, then BuildFinished or BuildProblem."""
+
+    environment_id: str
+    lock: bytes
+    python: str
+
+
+class CancelBuild(NamedTuple):
+    """Nobody can use this build any more and it has taken too long: BuildProblem follows."""
+
+    environment_id: str
+
+
+class SpawnInstance(NamedTuple):
+    """Start a process: RunnerHello, or SpawnProblem, EnvironmentMissing or ProcessExited."""
+
+    instance_id: int
+    environment_id: str
+    python: str
+    env_vars: tuple[Pair, ...]
+    memory_bytes: int
+    gpus: int
+
+
+class LoadFunction(NamedTuple):
+    """Give a function to the runner. ``body`` is its bytes, or the id of a fetched payload."""
+
+    instance_id: int
+    version: bytes
+    name: str
+    codec: str
+    has_setup: bool
+    body: bytes | Reference
+
+
+class StartCall(NamedTuple):
+    """Have the runner run an attempt: RunnerStarted, RunnerOutput*, then RunnerResult or ProcessExited."""
+
+    instance_id: int
+    attempt: int
+    name: str
+    version: bytes
+    arguments: bytes | Reference
+
+
+class CancelCall(NamedTuple):
+    """Ask the runner to end an attempt by raising an exception in it. ``timed_out`` tells which one."""
+
+    instance_id: int
+    attempt: int
+    timed_out: bool
+
+
+class AskToExit(NamedTuple):
+    """Ask the runner to end: teardown and atexit run."""
+
+    instance_id: int
+
+
+class Terminate(NamedTuple):
+    """SIGTERM to the process of an instance."""
+
+    instance_id: int
+
+
+class KillTree(NamedTuple):
+    """SIGKILL to the process of an instance and all that it started. ProcessExited follows."""
+
+    instance_id: int
+
+
+class FetchPayload(NamedTuple):
+    """Get a payload onto this node's disk: PayloadFetched or PayloadMissing."""
+
+    reference: Reference
+
+
+class DropPayload(NamedTuple):
+    """Nobody needs this payload any more: give up fetching it, delete its file."""
+
+    payload_id: bytes
+
+
+class UploadResult(NamedTuple):
+    """Hand a result over to the scheduler: ResultStored or ResultRefused. Harmless when it has it already."""
+
+    attempt: int
+
+
+class DropResult(NamedTuple):
+    """An attempt is settled: give up uploading its result, delete its file."""
+
+    attempt: int
+
+
+class Exit(NamedTuple):
+    """Everything has ended: the agent may leave."""
+
+    reason: str
+
+
+Effect = (
+    SendMessage
+    | RunLock
+    | RunBuild
+    | CancelBuild
+    | SpawnInstance
+    | LoadFunction
+    | StartCall
+    | CancelCall
+    | AskToExit
+    | Terminate
+    | KillTree
+    | FetchPayload
+    | DropPayload
+    | UploadResult
+    | DropResult
+    | Exit
+)

@@ -1,0 +1,124 @@
+"""The agent's link to the scheduler: hello, welcome, heartbeats, silence, and which commands count.
+
+Rules:
+- Until welcomed, and again after ``silence_beats`` without a word, the agent says hello every second and nothing else.
+- A command counts once: its number must be above all seen. Numbers begin anew with a scheduler that does not know us.
+- Losing the scheduler ends nothing at once: idle instances live on to the end of their leases and a grace.
+"""
+
+from keepwarm_wire import messages as wire
+from keepwarm_worker.core import instances, outcomes
+from keepwarm_worker.core.effects import SendMessage
+from keepwarm_worker.core.state import AgentState
+from keepwarm_worker.core.transitions import InstanceState
+
+__all__ = [
+    "HELLO_FIRST",
+    "is_new_command",
+    "note_heard",
+    "on_beat_due",
+    "on_beat_reply",
+    "on_hello_due",
+    "on_refused",
+    "on_silence_due",
+    "on_welcome",
+]
+
+HELLO_FIRST = "hello_first"
+"""The refusal of a scheduler that does not know this connection."""
+
+
+def on_hello_due(state: AgentState, _: int = 0) -> None:
+    """Introduce ourselves, and again in a second if nobody answers."""
+    state.effects.append(SendMessage(state.config.hello._replace(last_epoch=state.link.epoch)))
+    state.timers.set(("hello", 0), state.now_ns + state.config.hello_interval_ns)
+
+
+def on_welcome(state: AgentState, message: wire.Welcome) -> None:
+    """The scheduler takes us in: tell it everything."""
+    link = state.link
+    restarted = message.epoch != link.epoch
+    if restarted or not message.known:
+        link.last_command = 0
+    if restarted:
+        outcomes.hand_over_again(state)
+    link.welcomed = True
+    link.epoch, link.cluster_id = message.epoch, message.cluster_id
+    link.beat_interval_ns = message.beat_interval_us * 1000
+    state.timers.cancel(("hello", 0))
+    state.timers.set(("silence", 0), state.now_ns + _silence_ns(state))
+    for instance_id in state.instances:
+        state.timers.cancel(("orphan", instance_id))
+    for report in state.unreported:
+        state.say(report)
+    state.unreported.clear()
+    on_beat_due(state)
+
+
+def on_refused(state: AgentState, message: wire.Refused) -> None:
+    """A scheduler that does not know us was restarted or has forgotten us; other refusals are for people to read."""
+    if message.code == HELLO_FIRST and state.link.welcomed:
+        _lose(state)
+        on_hello_due(state)
+
+
+def on_beat_due(state: AgentState, _: int = 0) -> None:
+    """Tell the full state, and repeat what is not known to have arrived."""
+    link = state.link
+    link.beat_number += 1
+    for version in state.wanted_functions:
+        if version not in state.functions:
+            state.say(wire.NeedFunction(version))
+    outcomes.repeat(state)
+    state.say(
+        wire.AgentBeat(
+            link.beat_number,
+            link.last_command,
+            tuple(instances.describe(state, instance) for instance in state.instances.values()),
+            outcomes.describe_held(state),
+            tuple(state.locks),
+            tuple(wire.EnvironmentState(name, size) for name, size in state.environments.items()),
+            state.load,
+        )
+    )
+    state.timers.set(("beat", 0), state.now_ns + link.beat_interval_ns)
+
+
+def on_beat_reply(state: AgentState, message: wire.AgentBeatReply) -> None:
+    """Everything up to this command was sent before: what has not arrived never will."""
+    state.link.last_command = max(state.link.last_command, message.last_command)
+
+
+def on_silence_due(state: AgentState, _: int = 0) -> None:
+    """If nothing was heard for some beats the scheduler is out of reach; else look again when that could be."""
+    quiet_until_ns = state.link.heard_ns + _silence_ns(state)
+    if quiet_until_ns > state.now_ns:
+        state.timers.set(("silence", 0), quiet_until_ns)
+    elif state.link.welcomed:
+        _lose(state)
+        on_hello_due(state)
+
+
+def note_heard(state: AgentState) -> None:
+    state.link.heard_ns = state.now_ns
+
+
+def is_new_command(state: AgentState, number: int) -> bool:
+    """Whether a numbered command is to be obeyed; from then on it and all before it are not."""
+    if number <= state.link.last_command:
+        return False
+    state.link.last_command = number
+    return True
+
+
+def _lose(state: AgentState) -> None:
+    state.link.welcomed = False
+    for timer in ("beat", "silence"):
+        state.timers.cancel((timer, 0))
+    for instance in state.instances.values():
+        if instance.state is InstanceState.IDLE:
+            instances.watch_orphan(state, instance)
+
+
+def _silence_ns(state: AgentState) -> int:
+    return state.config.silence_beats * state.link.beat_interval_ns

@@ -1,0 +1,330 @@
+"""The processes of a node's instances: effects of the core in, events for the core out.
+
+Rules:
+- What a runner says is a claim of user code: a frame that does not fit what it was given makes the runner *lost*.
+- A call's output is read before its result is passed on, everything is read before an exit is.
+- A process is announced as exited when it is reaped and nothing that it started is left.
+- Values of environment variables are never logged.
+"""
+
+import errno
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from keepwarm_wire.fields import CHUNK_BYTES_MAX
+from keepwarm_wire.messages import Reference
+from keepwarm_worker import detection, processes
+from keepwarm_worker.core import effects, events
+from keepwarm_worker.core.failures import START_FAILED, failure
+from keepwarm_worker.payloads import Transfers
+from keepwarm_worker.poller import READABLE, WRITABLE, Poller
+from keepwarm_worker.processes import FrameReader, FrameWriter, InstanceProcess
+from keepwarm_worker.runner import frames
+
+__all__ = ["Host", "signal_name"]
+
+OUTPUT_READ_BYTES = 64 * 1024
+DRAIN_READS_MAX = 16
+"""A pipe holds 64 KiB unless someone made it 1 MiB: more than this was written after we began to read."""
+KILL_PASSES_MAX = 5
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Hosted:
+    instance_id: int
+    process: InstanceProcess
+    reader: FrameReader
+    data: FrameWriter
+    control: FrameWriter
+    directory: Path
+    attempt: int = 0
+    """The attempt that it was given and has not answered yet."""
+
+    @property
+    def results(self) -> Path:
+        return self.directory / "results"
+
+
+class Host:
+    """All instances of this node that have a process. ``emit`` takes events for the core, in order."""
+
+    def __init__(
+        self,
+        poller: Poller,
+        emit: Callable[[events.Event], None],
+        transfers: Transfers,
+        runner: Path,
+        spool: Path,
+        incarnation: bytes,
+    ) -> None:
+        self._poller = poller
+        self._emit = emit
+        self._transfers = transfers
+        self._runner = runner
+        self._spool = spool
+        self._incarnation = incarnation
+        self._hosted: dict[int, _Hosted] = {}
+        self._memory_kills = detection.out_of_memory_kills()
+
+    def process_ids(self) -> dict[int, int]:
+        """Process ids by instance id."""
+        return {instance_id: hosted.process.pid for instance_id, hosted in self._hosted.items()}
+
+    def spawn(self, effect: effects.SpawnInstance, python: Path) -> None:
+        """Start an instance's process. Must be called from the main thread, which lives as long as the agent."""
+        instance_id = effect.instance_id
+        directory = self._spool / f"instance-{instance_id}"
+        try:
+            (directory / "results").mkdir(parents=True, mode=0o700)
+            (directory / "work").mkdir(mode=0o700)
+            process = processes.spawn_instance(
+                python,
+                self._runner,
+                directory / "results",
+                {pair.name: pair.value for pair in effect.env_vars},
+                directory / "work",
+                f"{self._incarnation.hex()}:{instance_id}",
+            )
+        except (OSError, ValueError, processes.SpawnError) as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            why = failure(START_FAILED, f"The process could not be started: {error}.")
+            self._emit(events.SpawnProblem(instance_id, why, not isinstance(error, ValueError)))
+            return
+        hosted = self._hosted[instance_id] = _Hosted(
+            instance_id,
+            process,
+            FrameReader(process.data),
+            FrameWriter(process.data),
+            FrameWriter(process.control),
+            directory,
+        )
+        self._watch(hosted)
+        _log.info("instance %d: process %d started with %s", instance_id, process.pid, python)
+
+    def load(self, effect: effects.LoadFunction) -> None:
+        body = self._payload(effect.body)
+        self._write(effect.instance_id, frames.Load(effect.version, effect.codec, effect.name, body))
+
+    def call(self, effect: effects.StartCall) -> None:
+        hosted = self._hosted.get(effect.instance_id)
+        if hosted is None:
+            return
+        for _stream, descriptor in _outputs(hosted):
+            for _ in _read_available(descriptor):
+                pass  # printed by what an earlier call left behind: it belongs to no call
+        hosted.attempt = effect.attempt
+        arguments = self._payload(effect.arguments)
+        self._write(effect.instance_id, frames.Call(effect.attempt, effect.version, 0, arguments))
+
+    def cancel(self, effect: effects.CancelCall) -> None:
+        hosted = self._hosted.get(effect.instance_id)
+        if hosted is not None:
+            frame = frames.Timeout(effect.attempt) if effect.timed_out else frames.Cancel(effect.attempt)
+            hosted.control.queue(frame)
+            hosted.control.flush()  # a few bytes on a socket of its own: they always fit
+
+    def ask_to_exit(self, effect: effects.AskToExit) -> None:
+        self._write(effect.instance_id, frames.Exit())
+
+    def terminate(self, effect: effects.Terminate) -> None:
+        hosted = self._hosted.get(effect.instance_id)
+        if hosted is not None:
+            hosted.process.send_signal(signal.SIGTERM)
+
+    def kill(self, effect: effects.KillTree) -> None:
+        hosted = self._hosted.get(effect.instance_id)
+        if hosted is not None:
+            hosted.process.kill_tree()
+
+    def close(self) -> None:
+        """Kill whatever is left, without waiting for its last words."""
+        for hosted in list(self._hosted.values()):
+            hosted.process.kill_tree()
+            with suppress(ChildProcessError):
+                os.waitpid(hosted.process.pid, 0)
+            self._forget(hosted)
+
+    def _watch(self, hosted: _Hosted) -> None:
+        self._poller.add(hosted.process.data.fileno(), partial(self._on_data, hosted))
+        self._poller.add(hosted.process.pidfd, partial(self._on_exit, hosted))
+        for stream, descriptor in _outputs(hosted):
+            self._poller.add(descriptor, partial(self._on_output, hosted, stream, descriptor))
+
+    def _payload(self, payload: bytes | Reference) -> frames.Payload:
+        if isinstance(payload, bytes):
+            return payload
+        return frames.Stored(str(self._transfers.path_of(payload.payload_id)), payload.size, payload.sha256)
+
+    def _write(self, instance_id: int, frame: Any) -> None:
+        hosted = self._hosted.get(instance_id)
+        if hosted is None:
+            return
+        try:
+            hosted.data.queue(frame)
+        except frames.FrameError as error:
+            self._emit(events.RunnerLost(instance_id, f"The runner cannot be written to: {error}."))
+            return
+        if hosted.data.flush():
+            self._poller.change(hosted.process.data.fileno(), READABLE | WRITABLE)
+
+    def _on_data(self, hosted: _Hosted, mask: int) -> None:
+        if mask & WRITABLE and not hosted.data.flush():
+            self._poller.change(hosted.process.data.fileno(), READABLE)
+        if mask & READABLE:
+            self._read_frames(hosted)
+
+    def _read_frames(self, hosted: _Hosted) -> bool:
+        """Pass on the frames that are here; false if there can be no more."""
+        try:
+            received = hosted.reader.receive()
+            for frame in received:
+                self._on_frame(hosted, frame)
+        except frames.FrameError as error:
+            self._poller.remove(hosted.process.data.fileno())
+            self._emit(events.RunnerLost(hosted.instance_id, f"The runner's messages were forged or damaged: {error}."))
+            return False
+        if hosted.reader.closed:
+            # It is ending, or has closed our socket and will: the exit tells how.
+            self._poller.remove(hosted.process.data.fileno())
+        return bool(received) and not hosted.reader.closed
+
+    def _on_frame(self, hosted: _Hosted, frame: frames.Frame) -> None:
+        instance_id = hosted.instance_id
+        if isinstance(frame, frames.Hello):
+            self._emit(events.RunnerHello(instance_id, hosted.process.pid))
+        elif isinstance(frame, frames.Started):
+            self._emit(events.RunnerStarted(instance_id, frame.attempt, bool(frame.setup)))
+        elif isinstance(frame, frames.SetupDone):
+            self._emit(events.RunnerSetupDone(instance_id, frame.attempt))
+        elif isinstance(frame, frames.Result):
+            self._on_result(hosted, frame)
+        else:
+            raise frames.FrameError(f"a runner does not say {type(frame).__name__}")
+
+    def _on_result(self, hosted: _Hosted, frame: frames.Result) -> None:
+        if frame.attempt != hosted.attempt or not frame.attempt:
+            raise frames.FrameError("a result of an attempt that it was not given")
+        hosted.attempt = 0
+        self._drain_outputs(hosted)
+        result: bytes | events.SpooledResult = b""
+        why = None
+        if frame.status == frames.STATUS_OK:
+            result = self._take_result(hosted, frame)
+        else:
+            text = frame.message if not frame.type_name else f"{frame.type_name}: {frame.message}"
+            exception = self._take_exception(hosted, frame.payload)
+            why = failure(frame.kind or "user_exception", text, frame.traceback, exception)
+        self._emit(events.RunnerResult(hosted.instance_id, frame.attempt, result, why, frame.setup_us, frame.run_us))
+
+    def _take_result(self, hosted: _Hosted, frame: frames.Result) -> bytes | events.SpooledResult:
+        stored = frame.payload
+        if isinstance(stored, bytes):
+            return stored
+        descriptor = processes.open_result(hosted.results, stored)
+        (hosted.results / stored.path).unlink(missing_ok=True)
+        name = blake2b(self._incarnation + frame.attempt.to_bytes(8, "big"), digest_size=16).digest()
+        self._transfers.hold_result(frame.attempt, Reference(name, stored.size, stored.sha256), descriptor)
+        return events.SpooledResult(stored.size)
+
+    def _take_exception(self, hosted: _Hosted, stored: frames.Payload) -> bytes:
+        """The pickled exception; nothing if it is too large to travel: its texts do."""
+        if isinstance(stored, bytes):
+            return stored
+        descriptor = processes.open_result(hosted.results, stored)
+        try:
+            (hosted.results / stored.path).unlink(missing_ok=True)
+            return os.pread(descriptor, stored.size, 0) if stored.size <= CHUNK_BYTES_MAX else b""
+        finally:
+            os.close(descriptor)
+
+    def _on_output(self, hosted: _Hosted, stream: int, descriptor: int, _mask: int) -> None:
+        try:
+            data = os.read(descriptor, OUTPUT_READ_BYTES)
+        except BlockingIOError:
+            return
+        if data:
+            self._emit(events.RunnerOutput(hosted.instance_id, stream, data))
+        else:
+            self._poller.remove(descriptor)
+
+    def _drain_outputs(self, hosted: _Hosted) -> None:
+        for stream, descriptor in _outputs(hosted):
+            for data in _read_available(descriptor):
+                self._emit(events.RunnerOutput(hosted.instance_id, stream, data))
+
+    def _on_exit(self, hosted: _Hosted, _mask: int) -> None:
+        reason = hosted.process.reap()
+        if reason is None:
+            return
+        while not hosted.reader.closed and self._read_frames(hosted):
+            pass
+        self._drain_outputs(hosted)
+        for _ in range(KILL_PASSES_MAX):
+            if not hosted.process.kill_tree():
+                break
+        self._forget(hosted)
+        number = reason.signal_number
+        evidence = self._memory_evidence() if number == signal.SIGKILL else ""
+        name = "" if number is None else signal_name(number)
+        self._emit(events.ProcessExited(hosted.instance_id, reason.exit_code, name, evidence))
+
+    def _memory_evidence(self) -> str:
+        before, self._memory_kills = self._memory_kills, detection.out_of_memory_kills()
+        if self._memory_kills <= before:
+            return ""
+        return f"the kernel has just killed {self._memory_kills - before} process(es) of this node for memory"
+
+    def _forget(self, hosted: _Hosted) -> None:
+        del self._hosted[hosted.instance_id]
+        for descriptor in (
+            hosted.process.data.fileno(),
+            hosted.process.pidfd,
+            hosted.process.stdout_fd,
+            hosted.process.stderr_fd,
+        ):
+            self._poller.remove(descriptor)
+        hosted.process.close()
+        shutil.rmtree(hosted.directory, ignore_errors=True)
+
+
+def signal_name(number: int) -> str:
+    """``SIGSEGV`` for 11; real-time signals by number.
+
+    >>> signal_name(9)
+    'SIGKILL'
+    """
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _outputs(hosted: _Hosted) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (1, hosted.process.stdout_fd), (2, hosted.process.stderr_fd)
+
+
+def _read_available(descriptor: int) -> list[bytes]:
+    """What is in a pipe now."""
+    pieces: list[bytes] = []
+    for _ in range(DRAIN_READS_MAX):
+        try:
+            data = os.read(descriptor, OUTPUT_READ_BYTES)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+            break
+        if not data:
+            break
+        pieces.append(data)
+    return pieces

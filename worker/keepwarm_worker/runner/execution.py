@@ -1,0 +1,347 @@
+"""Loading functions, setting them up, running calls: the runner's main thread.
+
+Rules:
+- The main thread reads the data socket itself and runs user code itself. One call at a time, in the order of arrival.
+- Whatever user code raises, `SystemExit` included, is an outcome of its call; the process goes on.
+- An instance holds one version of a function's name. Loading is lazy: user imports and setup happen under the first
+  call, between `Started` and `SetupDone`. What failed is tried again by the next call.
+- Everything a call printed has left this process before its `Result` does.
+- User code runs inside `Interrupts.guard`, the runner's own never does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from . import control, failures, frames, serialization
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType, ModuleType
+    from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar
+
+    from .frames import Payload
+
+    T = TypeVar("T")
+
+__all__ = ["serve"]
+
+_READ_BYTES = 128 * 1024
+_INTERRUPTED: Dict[Type[BaseException], Tuple[int, str]] = {
+    control.CallCancelled: (frames.STATUS_CANCELLED, failures.CANCELLED),
+    control.CallTimeout: (frames.STATUS_TIMED_OUT, failures.TIMED_OUT),
+}
+_OWN_KINDS: Dict[Type[BaseException], str] = {
+    serialization.PythonMismatchError: failures.PYTHON_MISMATCH,
+    serialization.SpoolError: failures.RESULT_NOT_STORED,
+}
+
+
+async def _nothing() -> None:
+    """Made only to know the type of a coroutine: `types` may not be imported yet."""
+
+
+_coroutine = _nothing()
+_CoroutineType = type(_coroutine)
+_coroutine.close()
+
+
+def _awaited(value: Any) -> Any:
+    """What an async function returns in the end."""
+    if type(value) is not _CoroutineType:
+        return value
+    import asyncio
+
+    return asyncio.run(value)
+
+
+class _Function:
+    """One version of one function: first its pickle, once a call needed it the function itself."""
+
+    def __init__(self, frame: frames.Load) -> None:
+        self.frame: Optional[frames.Load] = frame
+        self.codec = frame.codec
+        self.ready = False
+        self.setup_value: Any = None
+        self.main = _new_main()
+        self._function: Any = None
+        self._setup: Any = None
+
+    def unpickle(self) -> None:
+        """Replace the pickle by the function. Raises whatever that raises, and `PythonMismatchError`."""
+        if self.frame is None:
+            return
+        serialization.require_own_python(self.codec)
+        self._function, self._setup = serialization.load(self.frame.body)
+        self.main.__dict__.update(_main_globals(self._function))
+        self.frame = None
+
+    def set_up(self) -> None:
+        """Run the setup, if there is one, and keep its value."""
+        if self._setup is not None:
+            self.setup_value = _awaited(self._setup())
+        self.ready = True
+
+    def run(self, arguments: Tuple[Tuple[Any, ...], Dict[str, Any]]) -> Any:
+        args, kwargs = arguments
+        if self._setup is not None:
+            args = (self.setup_value, *args)
+        return _awaited(self._function(*args, **kwargs))
+
+    @property
+    def had_setup(self) -> bool:
+        return self._setup is not None
+
+
+def _new_main() -> ModuleType:
+    module = type(sys)("__main__")
+    module.__dict__["__builtins__"] = __builtins__
+    return module
+
+
+def _main_globals(function: Any) -> Dict[str, Any]:
+    """What the function's script defined, if it was one: `multiprocessing` finds these by name in `__main__`."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    names = getattr(function, "__globals__", {})
+    return names if names.get("__name__") == "__main__" else {}
+
+
+class _Call:
+    """One attempt while it runs: how far it came, how long that took, what came of it."""
+
+    def __init__(self, frame: frames.Call, sink: serialization.Sink) -> None:
+        self.frame = frame
+        self.sink = sink
+        self.kind = failures.FUNCTION_UNLOADABLE
+        self.codec = frames.PICKLE_CODEC
+        self.setup_us = 0
+        self.run_us = 0
+        self.result_type = ""
+
+    def result(self, status: int, payload: Payload, kind: str, texts: failures.Description) -> frames.Result:
+        times_us = (self.setup_us, self.run_us)
+        return frames.Result(self.frame.attempt, status, self.codec, payload, *times_us, kind, *texts)
+
+
+class _Runner:
+    """The functions of this instance and its data socket."""
+
+    def __init__(self, data_fd: int, spool: str, interrupts: control.Interrupts) -> None:
+        self._data_fd = data_fd
+        self._spool = spool
+        self._interrupts = interrupts
+        self._functions: Dict[bytes, _Function] = {}
+        self._versions: Dict[str, bytes] = {}
+        self._empty_main = _new_main()
+        self._is_fork = False
+        sys.modules["__main__"] = self._empty_main
+        self._handlers: Dict[Type[Any], Callable[[Any], None]] = {frames.Load: self._load, frames.Call: self._call}
+
+    def send(self, frame: frames.Frame) -> None:
+        data = frames.encode(frame)
+        try:
+            while data:
+                data = data[os.write(self._data_fd, data) :]
+        except OSError:
+            control.die_with_agent()
+
+    def serve(self) -> None:
+        """Handle frames until `Exit`; without an agent, die."""
+        decoder = frames.FrameDecoder()
+        while True:
+            for frame in self._receive(decoder):
+                if type(frame) is frames.Exit:
+                    return
+                self._handlers[type(frame)](frame)
+
+    def _receive(self, decoder: frames.FrameDecoder) -> List[frames.Frame]:
+        try:
+            data = os.read(self._data_fd, _READ_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            control.die_with_agent()
+        return decoder.feed(data)
+
+    def become_fork(self, control_fd: int) -> None:
+        """In a child that user code forked: it must not speak for us, nor hold our sockets open."""
+        if self._is_fork:
+            return  # a grandchild: these numbers may be its parent's own files by now
+        self._is_fork = True
+        self._interrupts.abandon()
+        for descriptor in (self._data_fd, control_fd):
+            try:  # noqa: SIM105 - contextlib would be one more import at start
+                os.close(descriptor)
+            except OSError:
+                pass
+
+    def _run_user_code(self, attempt: int, action: Callable[[], T]) -> Tuple[Optional[T], Optional[BaseException]]:
+        value, error = self._interrupts.guard(attempt, action)
+        if self._is_fork:
+            _end_fork(error)
+        return value, error
+
+    def _load(self, frame: frames.Load) -> None:
+        old = self._versions.get(frame.name)
+        self._versions[frame.name] = frame.function_version
+        if old is not None and old not in self._versions.values():
+            dropped = self._functions.pop(old)
+            if dropped.had_setup:
+                del dropped
+                import gc
+
+                gc.collect()  # a setup value may hold a model or a GPU: free it before the new one is made
+        if frame.function_version not in self._functions:
+            self._functions[frame.function_version] = _Function(frame)
+
+    def _call(self, frame: frames.Call) -> None:
+        self._interrupts.begin()
+        function = self._functions.get(frame.function_version)
+        self.send(frames.Started(frame.attempt, function is None or not function.ready))
+        call = _Call(frame, serialization.Sink(self._spool, "result-%016x-%d" % (frame.attempt, os.getpid())))
+        error = self._prepare(call, function)
+        if error is None and function is not None:
+            error = self._run(call, function)
+        sys.modules["__main__"] = self._empty_main
+        result = self._conclude(call, error)
+        _flush_output()
+        self._interrupts.end(frame.attempt)
+        self.send(result)
+
+    def _prepare(self, call: _Call, function: Optional[_Function]) -> Optional[BaseException]:
+        """Make the function ready. Returns what prevented it."""
+        if function is None:
+            call.kind = failures.FUNCTION_NOT_LOADED
+            version = call.frame.function_version.hex()
+            return LookupError(
+                "function version %s was never loaded into this instance: a fault of the agent" % version
+            )
+        if function.ready:
+            return None
+        loaded = function
+        started_ns = time.perf_counter_ns()
+
+        def make_ready() -> None:
+            sys.modules["__main__"] = loaded.main
+            loaded.unpickle()
+            call.kind = failures.SETUP_FAILED
+            loaded.set_up()
+
+        _, error = self._run_user_code(call.frame.attempt, make_ready)
+        call.setup_us = (time.perf_counter_ns() - started_ns) // 1000
+        if error is None:
+            self.send(frames.SetupDone(call.frame.attempt, call.setup_us))
+        return error
+
+    def _run(self, call: _Call, function: _Function) -> Optional[BaseException]:
+        """Read the arguments, run, pickle the result into the sink. Returns what went wrong."""
+
+        def read_run_pickle() -> None:
+            sys.modules["__main__"] = function.main
+            call.kind = failures.ARGUMENTS_UNLOADABLE
+            arguments = serialization.load(call.frame.arguments, by_value=function.codec != frames.PICKLE_CODEC)
+            call.kind = failures.USER_EXCEPTION
+            started_ns = time.perf_counter_ns()
+            try:
+                value = function.run(arguments)
+            finally:
+                call.run_us = (time.perf_counter_ns() - started_ns) // 1000
+            if self._is_fork:
+                return
+            call.kind = failures.RESULT_UNPICKLABLE
+            call.result_type = type(value).__qualname__
+            # What the script defined lives in its `__main__`, not in ours: it must travel back by value, as it came.
+            sys.modules["__main__"] = self._empty_main
+            call.codec = serialization.dump(value, call.sink)
+
+        return self._run_user_code(call.frame.attempt, read_run_pickle)[1]
+
+    def _conclude(self, call: _Call, error: Optional[BaseException]) -> frames.Result:
+        if error is None:
+            try:
+                payload = call.sink.finish()
+                return call.result(frames.STATUS_OK, payload, "", failures.NOTHING)
+            except serialization.SpoolError as failed:
+                error = failed
+        call.sink.reset()
+        call.codec = frames.PICKLE_CODEC
+        delivered = self._interrupts.delivered
+        if delivered is not None:
+            status, kind = _INTERRUPTED[delivered]
+        else:
+            status, kind = frames.STATUS_FAILED, _OWN_KINDS.get(type(error), call.kind)
+        description = self._describe(call, error, kind)
+        payload = self._exception_payload(call, error) if kind in failures.KINDS_WITH_EXCEPTION else b""
+        return call.result(status, payload, kind, description)
+
+    def _describe(self, call: _Call, error: BaseException, kind: str) -> failures.Description:
+        description, _ = self._run_user_code(
+            call.frame.attempt, lambda: failures.describe(error, kind, call.result_type)
+        )
+        return failures.describe_barely(error) if description is None else description
+
+    def _exception_payload(self, call: _Call, error: BaseException) -> Payload:
+        pickled, _ = self._run_user_code(call.frame.attempt, lambda: failures.dump_exception(error))
+        if pickled is None:
+            return b""
+        call.codec, data = pickled
+        try:
+            call.sink.write(data)
+            return call.sink.finish()
+        except serialization.SpoolError:
+            call.sink.reset()
+            call.codec = frames.PICKLE_CODEC
+            return b""
+
+
+def _end_fork(error: Optional[BaseException]) -> None:
+    """End a child that user code forked and that ran out of the user's function, as a script's child would end."""
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        code = 1
+        sys.excepthook(type(error), error, error.__traceback__)
+    _flush_output()
+    os._exit(code & 0xFF)
+
+
+def _flush_output() -> None:
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        try:  # noqa: SIM105
+            stream.flush()  # type: ignore[union-attr]  # None, closed, or anything that user code put there
+        except Exception:
+            pass
+
+
+def _ignore(_signum: int, _frame: Optional[FrameType]) -> None:
+    """Not SIG_IGN, which the programs that user code starts would inherit."""
+
+
+def _prepare_process(descriptors: Tuple[int, int]) -> None:
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    sys.argv = [""]
+    signal.signal(signal.SIGINT, _ignore)
+
+
+def serve(data_fd: int, control_fd: int, spool: str) -> None:
+    """Run the calls that come over the data socket, until `Exit` or until the agent is gone."""
+    _prepare_process((data_fd, control_fd))
+    interrupts = control.Interrupts()
+    runner = _Runner(data_fd, spool, interrupts)
+    os.register_at_fork(after_in_child=lambda: runner.become_fork(control_fd))
+    control.watch(control_fd, interrupts)
+    version = "%d.%d.%d" % sys.version_info[:3]
+    runner.send(frames.Hello(os.getpid(), serialization.OWN_PYTHON, version, sys.implementation.name))
+    try:  # noqa: SIM105
+        serialization.private_cloudpickle()  # nearly every function needs it; meanwhile the agent reads our hello
+    except Exception:
+        pass  # the first function that needs it fails with this error
+    runner.serve()
