@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             bind=options.bind,
             state=options.state.absolute(),
             payload_bytes_max=parse_size(options.payload_max),
-            core=CoreConfig(local=options.local),
+            core=CoreConfig.for_local() if options.local else CoreConfig(),
         )
         daemon = Daemon(config)
     except (BindError, JournalError, ValueError) as error:

@@ -54,6 +54,11 @@ class CoreConfig:
     crashes_max: int = 3
     expiries_per_turn_max: int = 1_000
 
+    @classmethod
+    def for_local(cls) -> "CoreConfig":
+        """The settings of a local cluster. An agent whose connection broke has died: what it had keeps nobody here."""
+        return cls(local=True, node_forgotten_ns=5 * SECOND_NS)
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from keepwarm import local
 from keepwarm.errors import (
+    ClusterStartError,
     ClusterUnreachable,
     InternalError,
     KeepwarmError,
@@ -37,6 +38,13 @@ WATCH_S = 0.25
 
 RESTART_PAUSE_NS = 2 * SECOND_NS
 COMPLAINTS_MAX = 3
+AGENT_LOOK_NS = SECOND_NS
+"""How often a client of the local cluster with unanswered calls sees whether its agent still runs."""
+
+AGENT_STARTS_MAX = 5
+AGENT_STARTS_WITHIN_NS = 60 * SECOND_NS
+"""An agent that has to be started again so often in so short a time will not stay: calls fail then."""
+
 STALE_NS = SECOND_NS // 10
 """After so long without a turn, what has come meanwhile is read before anything is sent."""
 
@@ -90,6 +98,8 @@ class Connection:
         self._warned = False
         self._restart_at_ns = 0
         self._last_turn_ns = 0
+        self._look_at_ns = 0
+        self._agent_starts: deque[int] = deque(maxlen=AGENT_STARTS_MAX)
 
     # ------------------------------------------------------------ one turn
 
@@ -116,6 +126,8 @@ class Connection:
         self._take(transport.receive(wait_s))
         if self._trouble_since_ns is not None or not self.session.is_open or self.session.protocol_complaints:
             self._watch(time.monotonic_ns())
+        elif self.address is None and self.session.held_calls and now_ns >= self._look_at_ns:
+            self._look_after_agent(now_ns)
 
     def collect(self) -> None:
         """Take in what has come already, without waiting or sending."""
@@ -128,6 +140,8 @@ class Connection:
         if self.deliveries or self.session.deliveries:
             return 0
         waits = [] if timeout_s is None else [timeout_s]
+        if self.address is None and self.session.held_calls:
+            waits.append(AGENT_LOOK_NS / SECOND_NS)
         if not self.session.is_open or not can_send:
             waits.append(WATCH_S)
         else:
@@ -158,7 +172,8 @@ class Connection:
     def _open(self) -> Transport:
         address = self.address if self.address is not None else local.find_or_start()
         check_address(address)
-        self._restart_at_ns = time.monotonic_ns() + RESTART_PAUSE_NS
+        now_ns = time.monotonic_ns()
+        self._restart_at_ns, self._look_at_ns = now_ns + RESTART_PAUSE_NS, now_ns + AGENT_LOOK_NS
         self._transport = Transport(address, self._wakeup)
         return self._transport
 
@@ -230,6 +245,20 @@ class Connection:
             )
         if self.address is None and not self._is_connected and now_ns >= self._restart_at_ns:
             self._restart_local()
+
+    def _look_after_agent(self, now_ns: int) -> None:
+        """The scheduler answers, but without an agent the calls would wait in vain: start a lost one again."""
+        self._look_at_ns = now_ns + AGENT_LOOK_NS
+        try:
+            if local.has_agent():
+                return
+            starts = self._agent_starts
+            if len(starts) == AGENT_STARTS_MAX and now_ns - starts[0] < AGENT_STARTS_WITHIN_NS:
+                raise ClusterStartError(f"the local agent ends again and again.{local.end_of_log('agent')}")
+            starts.append(now_ns)
+            local.find_or_start()
+        except KeepwarmError as error:
+            self._fail_all(error)
 
     def _restart_local(self) -> None:
         self._restart_at_ns = time.monotonic_ns() + RESTART_PAUSE_NS

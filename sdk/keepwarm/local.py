@@ -1,9 +1,10 @@
 """The local cluster: where it lives on this machine, whether it runs, and how it is started.
 
 It owns the home directory (``KEEPWARM_HOME``, else ``~/.keepwarm``). Rules: whoever can write there can run code as
-this user, so nothing is used that others can write to. Alive means that the socket accepts a connection, and nothing
-else. A start happens under a file lock, so that many programs starting at once start one cluster. The processes are
-detached: they outlive the program and inherit nothing of it but its environment variables.
+this user, so nothing is used that others can write to. The scheduler is alive if its socket accepts a connection, the
+agent if the process that was started last still runs; only what is missing is started. A start happens under a file
+lock, so that many programs starting at once start one cluster. The processes are detached: they outlive the program
+and inherit nothing of it but its environment variables.
 """
 
 import contextlib
@@ -21,7 +22,16 @@ from pathlib import Path
 from keepwarm.errors import ClusterStartError
 from keepwarm_wire.version import PROTOCOL_MAX
 
-__all__ = ["address_from_environment", "find", "find_or_start", "home", "socket_path"]
+__all__ = [
+    "address_from_environment",
+    "await_end",
+    "end_of_log",
+    "find",
+    "find_or_start",
+    "has_agent",
+    "home",
+    "socket_path",
+]
 
 START_TIMEOUT_S = 15.0
 SOCKET_PATH_BYTES_MAX = 100
@@ -29,6 +39,9 @@ SOCKET_PATH_BYTES_MAX = 100
 
 LOG_BYTES_MAX = 8 * 1024 * 1024
 LOG_LINES_QUOTED = 12
+_STAT_START_TIME = 19
+"""Index of the time of start in /proc/PID/stat, counted after the name of the program."""
+
 FIRST_PAUSE_S = 0.002
 LONGEST_PAUSE_S = 0.05
 
@@ -61,11 +74,30 @@ def socket_path(home_directory: Path) -> Path:
 def find() -> str | None:
     """The address of the running local cluster, or ``None``. Starts nothing."""
     path = socket_path(home())
+    if not path.parent.exists():
+        return None
+    _private_directory(path.parent, forbidden_mode=0o077)
     return f"ipc://{path}" if _accepts(path) else None
 
 
+def has_agent() -> bool:
+    """Whether the local cluster's agent, as it was started last, still runs."""
+    return _agent_runs(socket_path(home()))
+
+
+def await_end(timeout_s: float) -> bool:
+    """Wait for a local cluster that was told to stop; false if it is still there after ``timeout_s``."""
+    path = socket_path(home())
+    end_s = time.monotonic() + timeout_s
+    while _accepts(path) or _agent_runs(path):
+        if time.monotonic() >= end_s:
+            return False
+        time.sleep(LONGEST_PAUSE_S)
+    return True
+
+
 def find_or_start() -> str:
-    """The address of the local cluster of this home and protocol version, which is started if it does not run.
+    """The address of the local cluster of this home and protocol version; whatever of it does not run is started.
 
     Blocks until it accepts connections, 15 s at most. Raises ``ClusterStartError``, with the end of the log, if it
     cannot be started.
@@ -76,11 +108,10 @@ def find_or_start() -> str:
         )
     home_directory = home()
     path = socket_path(home_directory)
-    if not _accepts(path):
-        _private_directory(path.parent, forbidden_mode=0o077)
+    _private_directory(path.parent, forbidden_mode=0o077)
+    if not (_accepts(path) and _agent_runs(path)):
         with _start_lock(path.parent / "start.lock"):
-            if not _accepts(path):
-                _start(home_directory, path)
+            _start(home_directory, path)
     return f"ipc://{path}"
 
 
@@ -138,19 +169,40 @@ def commands(home_directory: Path, path: Path) -> dict[str, list[str]]:
         "scheduler": [*python, "keepwarm_scheduler", "--bind", address, "--state", str(state), "--local"],
         "agent": [
             *python, "keepwarm_worker", "--scheduler", address, "--home", str(node_home),
-            "--node", sockets.gethostname(),
+            "--node", sockets.gethostname(), "--local",
         ],
     }  # fmt: skip
 
 
 def _start(home_directory: Path, path: Path) -> None:
+    """Start what is missing: both processes, or the one that was lost."""
+    is_alive = {"scheduler": _accepts(path), "agent": _agent_runs(path)}
+    missing = {name: command for name, command in commands(home_directory, path).items() if not is_alive[name]}
+    if not missing:
+        return
     logs = home_directory / "logs"
     logs.mkdir(mode=0o700, exist_ok=True)
-    started = commands(home_directory, path)
-    for name in started:
+    for name in missing:
         _rotate(logs / f"{name}.log")
-    process_ids = _launch(started, logs)
+    process_ids = _launch(missing, logs)
+    if "agent" in process_ids:
+        _record_agent(path, process_ids["agent"])
     _await_start(path, process_ids, logs)
+
+
+def _record_agent(path: Path, process_id: int) -> None:
+    """Note which process is the agent, with its time of start: the number alone may be another's one day."""
+    record = path.with_name("agent.pid")
+    record.unlink(missing_ok=True)
+    record.write_text(f"{process_id} {_started_at(process_id)}\n")
+
+
+def _agent_runs(path: Path) -> bool:
+    try:
+        process_id, started_at = path.with_name("agent.pid").read_text().split()
+        return _started_at(int(process_id)) == started_at
+    except (OSError, ValueError):
+        return False
 
 
 def _launch(started: dict[str, list[str]], logs: Path) -> dict[str, int]:
@@ -191,14 +243,27 @@ def _await_start(path: Path, process_ids: dict[str, int], logs: Path) -> None:
 
 
 def _runs(process_id: int) -> bool:
+    return bool(_started_at(process_id))
+
+
+def _started_at(process_id: int) -> str:
+    """When a process was started, in the kernel's own count; empty if it has ended.
+
+    Where nothing reaps orphans, a dead process stays as a zombie. Without ``/proc`` every living process is alike.
+    """
     try:
         os.kill(process_id, 0)
+        status = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
     except ProcessLookupError:
-        return False
-    with contextlib.suppress(OSError, IndexError):
-        # Where nothing reaps orphans, a dead process stays as a zombie.
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return True
+        return ""
+    except OSError:
+        return "unknown" if not Path("/proc/self/stat").exists() else ""
+    return "" if status[0] in "ZX" else status[_STAT_START_TIME]
+
+
+def end_of_log(name: str) -> str:
+    """The last lines of a local process's log, ready to end a message with."""
+    return _quote(home() / "logs" / f"{name}.log")
 
 
 def _rotate(log: Path) -> None:

@@ -200,12 +200,12 @@ class Session:
             return
         if self.held_calls:
             self._beat_at_ns = min(self._beat_at_ns, now_ns + self._beat_ns)
-        if now_ns >= self._beat_at_ns:
-            self._beat(now_ns)
         self._outgoing += self._downloads.tick(now_ns)
         if self._received_at_ns is not None and now_ns >= self._received_at_ns:
             self._acknowledge()
         self._sending.tick(now_ns)
+        if now_ns >= self._beat_at_ns:
+            self._beat(now_ns)  # after the calls that it counts, or the reply would name them as missing
 
     def next_deadline(self) -> int | None:
         """When ``tick`` is next due; ``None`` after a refusal. Never late; 0 when something can be sent at once."""

@@ -2,12 +2,9 @@
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -41,10 +38,9 @@ from keepwarm_wire.messages import (
     Welcome,
 )
 from support.tiny_scheduler import TinyScheduler
+from support.waiting import until
 
 pytestmark = pytest.mark.integration
-
-SUPPORT = Path(__file__).parents[1]
 
 
 @isolated
@@ -54,14 +50,6 @@ def echo(*args: Any) -> Any:
 
 def pickled(*args: Any) -> bytes:
     return dumps_arguments(args, {})
-
-
-def until(condition: Callable[[], bool], limit_s: float = 20) -> None:
-    """Wait for a condition with a deadline."""
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end_s, "the condition did not come true in time"
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -467,85 +455,3 @@ def test_a_bad_connect_timeout_is_an_option_error(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("KEEPWARM_CONNECT_TIMEOUT", "soon")
     with pytest.raises(OptionError, match="KEEPWARM_CONNECT_TIMEOUT='soon'"):
         Client("ipc:///nowhere")
-
-
-def run_program(scheduler: TinyScheduler, text: str) -> subprocess.CompletedProcess[str]:
-    program = "from keepwarm import isolated\n@isolated\ndef echo(*args):\n    return args\n" + textwrap.dedent(text)
-    environment = {**os.environ, "KEEPWARM_ADDRESS": scheduler.address}
-    return subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def test_a_program_that_ends_with_calls_outstanding_says_how_many(scheduler: TinyScheduler) -> None:
-    hold(scheduler)
-    ended = run_program(
-        scheduler,
-        """
-        import time
-        futures = [echo.submit(n) for n in range(3)]
-        try:
-            futures[0].result(0.5)
-        except TimeoutError:
-            pass
-        """,
-    )
-    assert (ended.returncode, ended.stdout) == (0, "")
-    assert ended.stderr == "keepwarm: 3 calls were unfinished when the program ended, and cancelled\n"
-    until(lambda: scheduler.model.goodbyes == ["exit"])
-
-
-def test_a_program_that_ends_quietly_says_nothing(scheduler: TinyScheduler) -> None:
-    ended = run_program(scheduler, "print(echo(1))")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "((1,), {})\n", "")
-    until(lambda: scheduler.model.goodbyes == ["exit"])
-
-
-def test_a_forked_child_has_a_client_of_its_own(scheduler: TinyScheduler) -> None:
-    ended = run_program(
-        scheduler,
-        """
-        import os, sys
-        from keepwarm.errors import ClusterUnreachable
-        held = echo.submit("parent")
-        assert echo("before") == (("before",), {})
-        child = os.fork()
-        if child == 0:
-            ok = echo("child") == (("child",), {})
-            code = 0 if ok else 3
-            sys.exit(code)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert echo("after") == (("after",), {})
-        assert held.result(5) == (("parent",), {})
-        pid = os.fork()
-        if pid == 0:
-            pending = held
-            os._exit(0)
-        os.waitpid(pid, 0)
-        assert echo("last") == (("last",), {})
-        print("child ended with", status)
-        """,
-    )
-    assert (ended.stdout, ended.stderr) == ("child ended with 0\n", "")
-    until(lambda: scheduler.model.goodbyes == ["exit", "exit"])
-
-
-def test_a_parents_future_is_refused_in_the_child(scheduler: TinyScheduler) -> None:
-    hold(scheduler)
-    ended = run_program(
-        scheduler,
-        """
-        import os
-        from keepwarm.errors import ClusterUnreachable
-        held = echo.submit(1)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                held.result(5)
-            except ClusterUnreachable as error:
-                print(error, flush=True)
-            os._exit(0)
-        os.waitpid(pid, 0)
-        """,
-    )
-    assert "belongs to the process that forked this one" in ended.stdout

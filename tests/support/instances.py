@@ -9,6 +9,7 @@ import io
 import itertools
 import os
 import pickle
+import select
 import selectors
 import shutil
 import subprocess
@@ -205,10 +206,11 @@ class Instance:
 
     def close(self) -> None:
         """Kill whatever is left and collect it."""
-        while self.process.kill_tree():
-            if self.process.reap() is not None:
-                break
-        self.ended()
+        self.process.kill_tree()
+        ended, _, _ = select.select([self.process.pidfd], [], [], PATIENCE_S)  # not `wait`: the stream may be broken
+        assert ended, "a killed instance lives on"
+        self.process.reap()
+        self.process.kill_tree()
         self._selector.close()
         self.process.close()
 

@@ -153,7 +153,7 @@ class SchedulerCore:
         cluster, message = self.cluster, event.message
         agreed = negotiate(message.protocol_min, message.protocol_max, message.software)
         if not agreed.protocol:
-            self._reply(event.peer, Refused("protocol_version", agreed.reason))
+            self._reply(event.peer, Refused("version", agreed.reason))
         elif type(message) is ClientHello:
             is_new = message.session_id not in cluster.sessions
             if is_new and len(cluster.sessions) >= cluster.config.sessions_max:

@@ -142,11 +142,11 @@ def _pool_of(cluster: Cluster, function: Function) -> Pool:
     if not pool.python:
         pool.namespace, pool.python, pool.lock = environment.namespace, environment.python, environment.lock
         pool.env_vars, pool.is_private = options.env_vars, is_private
-        _book_anew(pool, shape)
+        _book_anew(cluster, pool, shape)
     return pool
 
 
-def _book_anew(pool: Pool, shape: Shape) -> None:
+def _book_anew(cluster: Cluster, pool: Pool, shape: Shape) -> None:
     """A pool met first in an agent's beat was known by its key alone: now it is known what its instances hold."""
     pool.shape = shape
     for instance in pool.instances.values():
@@ -157,6 +157,8 @@ def _book_anew(pool: Pool, shape: Shape) -> None:
         if instance.attempt is not None:
             release_booking(instance.attempt)
             book(instance.attempt)
+        if pool.is_private and instance.sequence:
+            stop(cluster, instance, "released")  # it has served its one call; a busy one is released after it
 
 
 # ---------------------------------------------------------------- starting instances

@@ -35,6 +35,9 @@ AddressOption = Annotated[
     ),
 ]
 
+_STOP_WAIT_S = 10.0
+"""How long ``stop`` waits for a local cluster's processes to end; agents give their instances up to three seconds."""
+
 _DAEMON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -103,7 +106,8 @@ def status(
         else:
             typer.echo("No cluster is running here. The first call of a program starts one.")
         raise typer.Exit(1)
-    document = AdminClient(found).status()
+    with AdminClient(found) as admin:
+        document = admin.status()
     if as_json:
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
@@ -120,16 +124,21 @@ def stop(
     ] = False,
 ) -> None:
     """Stop a cluster: the scheduler, its agents and their instances."""
+    from keepwarm import local
     from keepwarm.admin import AdminClient
 
     found = _address(address)
     if found is None:
         typer.echo("No cluster is running here.")
         return
-    unfinished = AdminClient(found).stop(force)
+    with AdminClient(found) as admin:
+        unfinished = admin.stop(force=force)
     if unfinished:
         calls = "1 call is" if unfinished == 1 else f"{unfinished} calls are"
         typer.echo(f"keepwarm: not stopped: {calls} unfinished. Wait for them, or use --force.", err=True)
+        raise typer.Exit(1)
+    if address is None and not local.await_end(_STOP_WAIT_S):
+        typer.echo(f"keepwarm: told to stop, but still ending after {_STOP_WAIT_S:.0f} s; its logs say why.", err=True)
         raise typer.Exit(1)
     typer.echo("Stopped.")
 

@@ -114,10 +114,11 @@ def test_the_live_view_shows_a_line_while_a_function_waits_and_removes_it(monkey
     assert "install [all]" in out.getvalue()
     assert "starting a process for other" in out.getvalue()
     live = view._live
-    view.served("get_response")
-    assert live.is_started
-    view.served("other")
-    assert not live.is_started
+    started = []
+    for name in ("get_response", "other"):
+        view.served(name)
+        started.append(live.is_started)
+    assert started == [True, False]
     view.close()
 
 

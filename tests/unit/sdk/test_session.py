@@ -4,9 +4,7 @@ import hashlib
 
 import pytest
 
-from keepwarm.session import IDLE_BEAT_FACTOR, SECOND_NS, Completion, Printed, Progressed, Session
-from keepwarm.session_calls import Call, Function
-from keepwarm_wire.fields import FOREVER_US
+from keepwarm.session import IDLE_BEAT_FACTOR, Completion, Printed, Progressed
 from keepwarm_wire.messages import (
     Cancel,
     ClientBeat,
@@ -14,9 +12,7 @@ from keepwarm_wire.messages import (
     ClientHello,
     DeclareFunction,
     Failure,
-    FunctionOptions,
     Goodbye,
-    Message,
     Outcome,
     Output,
     PayloadChunk,
@@ -28,71 +24,18 @@ from keepwarm_wire.messages import (
     Received,
     Reference,
     Refused,
-    RetryLimits,
     Status,
     Submit,
-    Welcome,
 )
+from support.driven_session import Driven, success, welcome
 
-OPTIONS = FunctionOptions(1, FOREVER_US, FOREVER_US, FOREVER_US, FOREVER_US, RetryLimits(), 1000, 0, 0)
-CLUSTER = b"c" * 16
 LARGE = 65_537
 MIB = 1024 * 1024
-
-
-def welcome(*, known: bool = False, epoch: int = 1, calls: int = 100, size: int = 1 << 20) -> Welcome:
-    return Welcome(1, CLUSTER, epoch, known, calls, size, 1_000_000)
-
-
-class Driven:
-    """A session with a hand on its clock."""
-
-    def __init__(self) -> None:
-        self.now_ns = 10 * SECOND_NS
-        self.session = Session(b"s" * 16, "test")
-        self.function = self.declare()
-
-    def declare(self, body: bytes = b"body", name: str = "m:f") -> Function:
-        return self.session.declare(
-            name=name, version=b"v" * 32, codec="c", spec=b"{}", has_setup=False, options=OPTIONS, body=body
-        )
-
-    def open(self, hello: Welcome | None = None) -> "Driven":
-        self.session.connection_made(self.now_ns)
-        assert [type(message) for message in self.out()] == [ClientHello]
-        self.get(hello or welcome())
-        return self
-
-    def call(self, arguments: bytes = b"a", function: Function | None = None) -> Call:
-        call = Call(function or self.function, arguments, owner=None)
-        self.session.submit(call)
-        return call
-
-    def get(self, *messages: Message) -> None:
-        for message in messages:
-            self.session.handle(self.now_ns, message)
-
-    def out(self, after_s: float = 0) -> list[Message]:
-        self.now_ns += int(after_s * SECOND_NS)
-        self.session.tick(self.now_ns)
-        return self.session.take_outgoing(self.now_ns)
-
-    def sent(self, kind: type, after_s: float = 0) -> list[Message]:
-        return [message for message in self.out(after_s) if isinstance(message, kind)]
-
-    def completions(self) -> list[Completion]:
-        found = [delivery for delivery in self.session.deliveries if isinstance(delivery, Completion)]
-        self.session.deliveries.clear()
-        return found
 
 
 @pytest.fixture
 def driven() -> Driven:
     return Driven().open()
-
-
-def success(number: int, result: bytes | Reference = b"r") -> Outcome:
-    return Outcome(number, Status.SUCCEEDED, result, None, None)
 
 
 def test_nothing_but_hello_is_sent_before_the_welcome() -> None:
@@ -467,3 +410,43 @@ def test_nothing_is_left_after_every_call_has_ended(driven: Driven) -> None:
         driven.get(success(number))
     assert driven.session.unanswered() == []
     assert (driven.session.held_calls, driven.session.held_bytes) == (0, 0)
+
+
+def test_an_outcome_repeated_while_its_result_is_fetched_changes_nothing(driven: Driven) -> None:
+    data = b"0123456789"
+    reference = download(driven, data)
+    driven.out()
+    driven.get(PayloadChunk(reference.payload_id, 0, data[:5]), success(1, reference))
+    assert not driven.sent(PayloadCredit)
+    driven.get(PayloadChunk(reference.payload_id, 5, data[5:]))
+    assert [done.result for done in driven.completions()] == [data]
+
+
+def test_a_cancelled_call_is_cancelled_at_the_next_scheduler_too(driven: Driven) -> None:
+    call = driven.call()
+    driven.out()
+    driven.session.cancel(driven.now_ns, call)
+    driven.out()
+    driven.get(welcome(epoch=2))
+    sent = [message for message in driven.out() if isinstance(message, Submit | Cancel | ClientBeat)]
+    assert [type(message) for message in sent[:2]] == [Submit, Cancel]
+    assert isinstance(sent[-1], ClientBeat)
+
+
+def test_a_result_under_way_is_not_asked_of_a_scheduler_without_memory(driven: Driven) -> None:
+    download(driven, b"x" * LARGE)
+    driven.out()
+    driven.get(welcome(epoch=2))
+    assert not driven.sent(PayloadCredit)
+    assert not driven.sent(PayloadCredit, after_s=1.1)
+
+
+def test_cancelling_an_upload_ends_it_and_the_next_one_begins(driven: Driven) -> None:
+    calls = [driven.call(b"x" * LARGE) for _ in range(5)]
+    offers = driven.sent(PayloadOffer)
+    assert len(offers) == 4
+    driven.get(PayloadCredit(offers[0].payload_id, 0, LARGE))
+    assert driven.session.cancel(driven.now_ns, calls[0])
+    sent = driven.out()
+    assert not [message for message in sent if isinstance(message, PayloadChunk)]
+    assert len([message for message in sent if isinstance(message, PayloadOffer)]) == 1

@@ -1,0 +1,17 @@
+"""All checkers, by name."""
+
+from collections.abc import Callable, Iterable
+
+from support.simulation.checkers import executions, leaks, leases, outcomes, recording, resources
+from support.simulation.history import History
+
+__all__ = ["CHECKERS"]
+
+CHECKERS: dict[str, Callable[[History], Iterable[str]]] = {
+    "outcomes": outcomes.check,
+    "executions": executions.check,
+    "recording": recording.check,
+    "leases": leases.check,
+    "resources": resources.check,
+    "leaks": leaks.check,
+}

@@ -1,0 +1,135 @@
+"""What the clients of a run ask for: functions with different leases and needs, calls that behave in every way.
+
+The arguments of a call say what it will do; its result says which attempt made it, so that a checker can tell where an
+outcome came from.
+"""
+
+import hashlib
+from random import Random
+from typing import NamedTuple
+
+from keepwarm_wire.fields import FOREVER_US
+from keepwarm_wire.messages import FunctionOptions, Pair, RetryLimits
+from keepwarm_wire.spec import canonical_spec
+from support.simulation.clock import MILLISECOND, SECOND
+
+__all__ = [
+    "BEHAVIOURS",
+    "KEEP_ALIVE_MAX_NS",
+    "Work",
+    "Declared",
+    "Planned",
+    "functions",
+    "planned_calls",
+    "result_of",
+    "result_origin",
+]
+
+KEEP_ALIVE_MAX_NS = 5 * SECOND
+_KEEP_ALIVES_US = (0, 300_000, 1_000_000, 2_500_000, 5_000_000, FOREVER_US)
+_MEMORY = (256 << 20, 512 << 20, 1024 << 20)
+_SPECS = (
+    canonical_spec((), "3.11"),
+    canonical_spec(("requests",), "3.11"),
+    canonical_spec(("numpy", "requests"), "3.11"),
+)
+
+BEHAVIOURS = {"ok": 70, "raise": 6, "crash": 5, "flaky": 5, "hang": 4, "stubborn": 2, "large": 4, "print": 4}
+"""What calls do, by weight. *flaky* kills its process the first time; *hang* ends only when asked to, *stubborn* not
+even then; *large* returns more than a message may hold."""
+
+ENDLESS = ("hang", "stubborn")
+
+
+class Work(NamedTuple):
+    """One call's arguments."""
+
+    uid: str
+    behaviour: str
+    run_ns: int
+
+    def encode(self) -> bytes:
+        """As bytes that travel."""
+        return f"{self.uid}|{self.behaviour}|{self.run_ns}".encode()
+
+    @classmethod
+    def decode(cls, arguments: bytes) -> "Work":
+        """From bytes that travelled."""
+        uid, behaviour, run_ns = arguments.decode().split("|")
+        return cls(uid, behaviour, int(run_ns))
+
+
+class Declared(NamedTuple):
+    """A function as its client declares it."""
+
+    name: str
+    version: bytes
+    spec: bytes
+    has_setup: bool
+    options: FunctionOptions
+
+
+class Planned(NamedTuple):
+    """A call that a client will make, and maybe cancel."""
+
+    at_ns: int
+    function: int
+    work: Work
+    cancel_after_ns: int
+
+
+def result_of(work: Work, attempt: int) -> bytes:
+    """What a call returns."""
+    text = f"{work.uid}|{attempt}|"
+    return text.encode() + b"." * (100_000 if work.behaviour == "large" else 0)
+
+
+def result_origin(result: bytes) -> tuple[str, int]:
+    """The call and the attempt that made a result."""
+    uid, attempt, _ = result[:200].split(b"|", 2)
+    return uid.decode(), int(attempt)
+
+
+def functions(random: Random, count: int) -> list[Declared]:
+    """A client's functions. Clients share names, so that they share instances."""
+    return [_function(random) for _ in range(count)]
+
+
+def _function(random: Random) -> Declared:
+    keep_alive_us = random.choice(_KEEP_ALIVES_US)
+    spec = random.choice(_SPECS)
+    name = f"app:{'abc'[_SPECS.index(spec)]}{keep_alive_us}"
+    options = FunctionOptions(
+        keep_alive_us=keep_alive_us,
+        queue_timeout_us=random.choice((FOREVER_US, FOREVER_US, 20_000_000)),
+        startup_timeout_us=30_000_000,
+        run_timeout_us=3_000_000,
+        overall_timeout_us=random.choice((FOREVER_US, FOREVER_US, 25_000_000)),
+        retries=RetryLimits(lost_node=random.choice((3, 10)), exceptions=random.choice((0, 1)), crash=2),
+        cpu=random.choice((500, 1000, 1000)),
+        memory_bytes=random.choice(_MEMORY),
+        gpu=random.choice((0, 0, 0, 1000)),
+        env_vars=random.choice(((), (Pair("MODE", "x"),))),
+    )
+    return Declared(name, hashlib.sha256(name.encode()).digest(), spec, random.random() < 0.3, options)
+
+
+def planned_calls(random: Random, client: str, count: int, functions_count: int, until_ns: int) -> list[Planned]:
+    """A client's calls, in the order in which it makes them: some together, some cancelled."""
+    planned, at_ns = [], random.randrange(SECOND)
+    step_ns = 2 * until_ns // count
+    for number in range(count):
+        behaviour = random.choices(tuple(BEHAVIOURS), tuple(BEHAVIOURS.values()))[0]
+        run_ns = random.choice((MILLISECOND, 20 * MILLISECOND, 200 * MILLISECOND, 1_500 * MILLISECOND))
+        cancelled = random.random() < 0.08
+        planned.append(
+            Planned(
+                min(at_ns, until_ns),
+                random.randrange(functions_count),
+                Work(f"{client}.{number}", behaviour, run_ns),
+                random.randrange(3 * SECOND) if cancelled else 0,
+            )
+        )
+        if random.random() < 0.6:
+            at_ns += random.randrange(step_ns)
+    return planned
