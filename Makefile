@@ -42,13 +42,13 @@ types: install
 	$(RUN)/mypy $(PACKAGES) tests benchmarks
 
 unit: install
-	$(RUN)/pytest -q tests/unit tests/property tests/typing tests/docs tests/test_layers.py tests/test_tidy.py
+	$(RUN)/pytest -q tests/unit tests/property tests/typing tests/test_layers.py tests/test_tidy.py
 
 simulation: install
 	$(RUN)/pytest -q tests/simulation
 
 integration: install
-	$(RUN)/pytest -q tests/integration
+	$(RUN)/pytest -q tests/integration tests/docs
 
 long: install
 	KEEPWARM_TIER=long $(RUN)/pytest -q tests
