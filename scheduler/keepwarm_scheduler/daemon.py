@@ -59,6 +59,8 @@ class Daemon:
 
     def __init__(self, config: SchedulerConfig) -> None:
         self._config = config
+        # First, for the state may lie beside the socket, and its directories are made as they come.
+        _require_private_directory(_socket_path(config.bind).parent)
         self._journal = Journal(config.state)
         opened = self._journal.begin_epoch()
         self._epoch = opened.epoch
@@ -83,9 +85,7 @@ class Daemon:
     # ------------------------------------------------------------ sockets
 
     def _bind(self, address: str) -> zmq.Socket[bytes]:
-        path = Path(address.removeprefix("ipc://"))
-        _require_private_directory(path.parent)
-        _require_free(path)
+        _require_free(_socket_path(address))
         socket = self._context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.LINGER, 0)
@@ -279,6 +279,10 @@ class Daemon:
 
 
 _NOTHING = encode_frames([])[0]
+
+
+def _socket_path(address: str) -> Path:
+    return Path(address.removeprefix("ipc://"))
 
 
 def _require_private_directory(directory: Path) -> None:

@@ -253,7 +253,7 @@ class EnvironmentIntegrityError(EnvironmentBuildError):
 class PythonMissing(EnvironmentBuildError):
     """No node has the interpreter this function needs."""
 
-    remedy = "Install that Python on a node and tell its agent where it is."
+    remedy = "Install it on a node and restart its agent, or give the agent its path with --python."
 
 
 class PythonMismatch(EnvironmentBuildError):
@@ -438,6 +438,8 @@ def _user_exception(
         try:
             original.__cause__ = RemoteTraceback(traceback_text)
             original.add_note(_note(kind, context))
+            if isinstance(original, ModuleNotFoundError):
+                original.add_note(f"if {original.name!r} comes with a package, add that to the function's requirements")
         except Exception as error:  # an exception class may refuse attributes
             trouble = f"its exception cannot be marked with where it came from ({type(error).__name__})"
         else:
@@ -445,7 +447,7 @@ def _user_exception(
     last_line = traceback_text.rstrip().rpartition("\n")[2] or message
     type_name = _TYPE_NAME.match(last_line)
     failure = RemoteError(
-        f"{message or last_line or 'the function raised an exception'} ({trouble})",
+        f"{message.removesuffix(': ') or last_line or 'the function raised an exception'} ({trouble})",
         type_name=type_name.group() if type_name else "",
         traceback_text=traceback_text,
     )

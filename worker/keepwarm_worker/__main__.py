@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _complain(error: Exception, code: int) -> int:
-    sys.stderr.write(f"keepwarm_worker: {error}\n")
+    sys.stderr.write(f"keepwarm agent: {error}\n")
     return code
 
 

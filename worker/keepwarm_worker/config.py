@@ -20,12 +20,14 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*=.*", re.ASCII)
+_DIRECTORY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}", re.ASCII)
 _EPILOG = """\
-Each option can also be given by a variable: KEEPWARM_SCHEDULER, KEEPWARM_NODE_HOME, KEEPWARM_NODE, KEEPWARM_CPU,
-KEEPWARM_MEMORY, KEEPWARM_STORE_SIZE, KEEPWARM_LOG_LEVEL. The package index of the node is KEEPWARM_INDEX_URL.
+Each option can also be given by a variable: KEEPWARM_SCHEDULER (or KEEPWARM_ADDRESS), KEEPWARM_NODE_HOME,
+KEEPWARM_NODE, KEEPWARM_CPU, KEEPWARM_MEMORY, KEEPWARM_STORE_SIZE, KEEPWARM_LOG_LEVEL. The package index of the node is
+KEEPWARM_INDEX_URL.
 
 example:
-  python -m keepwarm_worker --scheduler ipc:///run/keepwarm/scheduler.sock --home /var/lib/keepwarm --label zone=a
+  keepwarm agent --node a --cpu 2 --label zone=a
 """
 
 
@@ -45,6 +47,8 @@ class AgentConfig(NamedTuple):
     labels: tuple[tuple[str, str], ...] = ()
     store_bytes: int = STORE_BYTES_DEFAULT
     log_level: str = "info"
+    local: bool = False
+    """Part of a local cluster: it leaves when its scheduler is gone for good."""
 
 
 def parse_size(text: str) -> int:
@@ -69,30 +73,38 @@ def parse_command_line(arguments: Sequence[str], environment: Mapping[str, str])
         value: str | None = getattr(given, flag)
         return value if value is not None else environment.get(variable) or None
 
+    node = setting("node", "KEEPWARM_NODE") or os.uname().nodename
     cpu, memory = setting("cpu", "KEEPWARM_CPU"), setting("memory", "KEEPWARM_MEMORY")
     store = setting("store_size", "KEEPWARM_STORE_SIZE")
     return AgentConfig(
-        scheduler=_scheduler(setting("scheduler", "KEEPWARM_SCHEDULER")),
-        home=_home(setting("home", "KEEPWARM_NODE_HOME")),
-        node=setting("node", "KEEPWARM_NODE") or os.uname().nodename,
+        scheduler=_scheduler(setting("scheduler", "KEEPWARM_SCHEDULER"), environment),
+        home=_home(setting("home", "KEEPWARM_NODE_HOME"), node, environment),
+        node=node,
         pythons=tuple(given.python),
         cpu_permille=None if cpu is None else _cpu_permille(cpu),
         memory_bytes=None if memory is None else parse_size(memory),
         labels=tuple(_label(text) for text in given.label),
         store_bytes=STORE_BYTES_DEFAULT if store is None else parse_size(store),
         log_level=_log_level(given, environment),
+        local=given.local,
     )
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="python -m keepwarm_worker",
+        prog="keepwarm agent",
         description="The agent of one machine: builds environments and runs functions in them, as the scheduler says.",
         epilog=_EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="where the scheduler listens: ipc:///path (required)")
-    parser.add_argument("--home", metavar="DIR", help="the agent's own directory: environments, caches (required)")
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="where the scheduler listens: ipc:///path (default: one on this machine)"
+    )
+    parser.add_argument(
+        "--home",
+        metavar="DIR",
+        help="the agent's own directory: environments, caches (default: nodes/NAME under KEEPWARM_HOME or ~/.keepwarm)",
+    )
     parser.add_argument("--node", metavar="NAME", help="name of this node (default: the host name)")
     parser.add_argument(
         "--python",
@@ -111,13 +123,14 @@ def _parser() -> ArgumentParser:
         default=[],
         help="a label that functions may ask for; may be repeated",
     )
+    parser.add_argument("--local", action="store_true", help="leave when the scheduler is gone and nothing is left")
     parser.add_argument("--log-level", choices=LOG_LEVELS, help="how much is logged to stderr (default: info)")
     return parser
 
 
-def _scheduler(address: str | None) -> str:
-    if not address:
-        raise ConfigError("Say where the scheduler listens: --scheduler ipc:///path/to/scheduler.sock")
+def _scheduler(given: str | None, environment: Mapping[str, str]) -> str:
+    default = f"ipc://{_keepwarm_home(environment) / 'cluster' / 'scheduler.sock'}"
+    address = given or environment.get("KEEPWARM_ADDRESS") or default
     if address.startswith("tcp://"):
         raise ConfigError(
             f"{address}: this release talks to schedulers on its own machine only, by ipc:// addresses; "
@@ -128,10 +141,18 @@ def _scheduler(address: str | None) -> str:
     return address
 
 
-def _home(text: str | None) -> Path:
-    if not text:
-        raise ConfigError("Say where the agent may keep its files: --home DIR")
-    return Path(text).expanduser().absolute()
+def _keepwarm_home(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("KEEPWARM_HOME") or Path.home() / ".keepwarm").expanduser().absolute()
+
+
+def _home(given: str | None, node: str, environment: Mapping[str, str]) -> Path:
+    if given:
+        return Path(given).expanduser().absolute()
+    if not _DIRECTORY_NAME.fullmatch(node):
+        raise ConfigError(
+            f"--node {node} cannot name a directory: say with --home DIR where the agent keeps its files."
+        )
+    return _keepwarm_home(environment) / "nodes" / node
 
 
 def _cpu_permille(text: str) -> int:

@@ -39,8 +39,28 @@ __all__ = ["STOP_SIGNALS", "Daemon", "run"]
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MEASURE_INTERVAL_NS = 900_000_000
+LOCAL_ALONE_NS = 30_000_000_000
+"""How long the agent of a local cluster waits for a scheduler before it leaves; a client starts both together."""
 
 _log = logging.getLogger(__name__)
+
+
+class StopSignals:
+    """Catches the signals that end the agent, from the start of its process: early ones wait for the daemon."""
+
+    def __init__(self) -> None:
+        self._waiting: list[int] = []
+        self._deliver: Callable[[int], None] = self._waiting.append
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def deliver_to(self, deliver: Callable[[int], None]) -> None:
+        self._deliver = deliver
+        for number in self._waiting:
+            deliver(number)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._deliver(number)
 
 
 class Daemon:
@@ -53,9 +73,15 @@ class Daemon:
         home: NodeHome,
         store: EnvironmentStore,
         interpreters: dict[str, Interpreter],
+        signals: "StopSignals",
     ) -> None:
+        self._signals = signals
         platform = detection.platform_name()
-        self._core = AgentCore(CoreConfig(_hello(config, incarnation, platform, interpreters)))
+        self._core = AgentCore(
+            CoreConfig(
+                _hello(config, incarnation, platform, interpreters), alone_ns=LOCAL_ALONE_NS if config.local else None
+            )
+        )
         self._events: deque[events.Event] = deque()
         self._outbox: list[Message] = []
         self._exit_reason: str | None = None
@@ -96,7 +122,7 @@ class Daemon:
 
     def run(self) -> str:
         """Serve until told to stop; the reason."""
-        self._watch_signals()
+        self._signals.deliver_to(lambda number: self._post(events.StopRequested(signal.Signals(number).name)))
         self._workshop.survey()
         try:
             while self._exit_reason is None:
@@ -200,13 +226,6 @@ class Daemon:
         )
         self._emit(events.Measured(self._meter.measure(), used))
 
-    def _watch_signals(self) -> None:
-        def on_signal(number: int, _frame: FrameType | None) -> None:
-            self._post(events.StopRequested(signal.Signals(number).name))
-
-        for number in STOP_SIGNALS:
-            signal.signal(number, on_signal)
-
     def _exit(self, effect: effects.Exit) -> None:
         self._exit_reason = effect.reason
 
@@ -224,6 +243,7 @@ class Daemon:
 
 def run(config: AgentConfig, incarnation: bytes) -> int:
     """Run an agent until it is told to stop; the exit code of its process."""
+    signals = StopSignals()
     _configure_logging(config.log_level)
     processes.become_subreaper()
     home = NodeHome(config.home).open(incarnation)
@@ -237,7 +257,7 @@ def run(config: AgentConfig, incarnation: bytes) -> int:
             config.scheduler,
             ", ".join(interpreters) or "none",
         )
-        reason = Daemon(config, incarnation, home, store, interpreters).run()
+        reason = Daemon(config, incarnation, home, store, interpreters, signals).run()
     home.close()
     _log.info("left: %s", reason)
     return 0

@@ -22,7 +22,7 @@ from keepwarm_scheduler.core.recovery import claim, node_reported
 from keepwarm_scheduler.core.starting import consider_starts, register_instance, resolve, unlock
 from keepwarm_scheduler.core.state import Attempt, Instance, Node, Pool
 from keepwarm_scheduler.core.transitions import INSTANCE, InstanceState, change
-from keepwarm_wire.messages import AgentBeat, AgentBeatReply, InstanceReady, RunningAttempt
+from keepwarm_wire.messages import AgentBeat, AgentBeatReply, InstanceReady, RunningAttempt, StopInstance
 from keepwarm_wire.messages import InstanceState as ReportedInstance
 
 __all__ = ["on_beat"]
@@ -44,11 +44,23 @@ def on_beat(cluster: Cluster, node: Node, beat: AgentBeat) -> None:
         _sync_instance(cluster, node, reported)
     _end_missing(cluster, node, listed, attempts)
     _repair_locks(cluster, node, beat)
-    node_reported(cluster, node.name)
+    if not (cluster.is_recovering and _hands_over(cluster, beat)):
+        node_reported(cluster, node.name)
     cluster.send(node, AgentBeatReply(beat.beat_number, node.last_command))
     if was_first:
         new_capacity(cluster)
     serve_node(cluster, node)
+
+
+def _hands_over(cluster: Cluster, beat: AgentBeat) -> bool:
+    """Whether an outcome of an earlier epoch is still to come: said ahead of this beat unless its result is large."""
+    for held in beat.held:
+        key = (held.session_id, held.call_number)
+        session = cluster.sessions.get(held.session_id)
+        is_new = session is None or held.call_number not in session.seen
+        if key in cluster.recovering or (is_new and key not in cluster.held):
+            return True
+    return False
 
 
 def _end_missing(cluster: Cluster, node: Node, listed: dict[int, None], attempts: dict[int, None]) -> None:
@@ -79,6 +91,7 @@ def _sync_instance(cluster: Cluster, node: Node, reported: ReportedInstance) -> 
     instance = node.instances.get(reported.instance_id)
     if instance is None:
         if reported.instance_id in node.ended or reported.state == "ended":
+            _stop_unknown(cluster, node, reported)
             return
         instance = _adopt_instance(cluster, node, reported)
     instance.process_id = reported.process_id
@@ -99,6 +112,13 @@ def _sync_instance(cluster: Cluster, node: Node, reported: ReportedInstance) -> 
         hold_lease(cluster, instance)
     for running in reported.attempts:
         _sync_attempt(cluster, instance, running)
+
+
+def _stop_unknown(cluster: Cluster, node: Node, reported: ReportedInstance) -> None:
+    """An instance that had ended for us: gone by now, or started by a latecomer of a command and nobody's."""
+    if reported.state == "idle":
+        command = cluster.next_command(node)
+        cluster.send(node, StopInstance(command, reported.instance_id, reported.sequence, "stopped"))
 
 
 def _adopt_instance(cluster: Cluster, node: Node, reported: ReportedInstance) -> Instance:

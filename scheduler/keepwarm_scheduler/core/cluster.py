@@ -6,7 +6,7 @@ knows nothing of policy. Effects are collected, not performed: a turn changes st
 
 from collections.abc import Hashable
 
-from keepwarm_scheduler.config import CoreConfig
+from keepwarm_scheduler.core.config import CoreConfig
 from keepwarm_scheduler.core.effects import DropPayload, Effect, Send
 from keepwarm_scheduler.core.state import Attempt, Call, Environment, Instance, Node, Pool, Session
 from keepwarm_scheduler.core.wheel import TimingWheel

@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+_UNKNOWN_TERM = "?"
+"""No function's name: unlike the term that an instance was started for, this one does not end with the next call."""
+
+
 def enqueue(pool: Pool, call: Call, *, first: bool = False) -> None:
     """Add a queued call to its pool; ``first`` for one that is placed again."""
     call.reason = "capacity"
@@ -256,7 +260,7 @@ def restart_lease(cluster: Cluster, instance: Instance, function: str, keep_aliv
 def await_lease(cluster: Cluster, instance: Instance) -> None:
     """Something ended on the instance whose term only the agent knows: no deadline until its next beat tells."""
     instance.is_lease_unknown = True
-    restart_lease(cluster, instance, "", FOREVER_US)
+    restart_lease(cluster, instance, _UNKNOWN_TERM, FOREVER_US)
 
 
 def rebuild_lease(cluster: Cluster, instance: Instance, leases: tuple[FunctionLease, ...]) -> None:

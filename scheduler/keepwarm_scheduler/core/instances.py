@@ -23,6 +23,8 @@ __all__ = [
 ]
 
 _ENDED_REMEMBERED = 1_000
+_NODE_STOPPING = "node_stopping"
+"""What an agent that has been told to stop says to every start: nobody's failure, but no place for another start."""
 
 
 def instance_ready(cluster: Cluster, node: Node, message: InstanceReady) -> None:
@@ -88,7 +90,9 @@ def instance_ended(cluster: Cluster, node: Node, message: InstanceEnded) -> None
     never_ready = instance.ready_ns == 0
     pool = instance.pool
     end_instance(cluster, instance)
-    if never_ready and message.failure is not None:
+    if message.failure is not None and message.failure.kind == _NODE_STOPPING:
+        node.is_leaving = True
+    elif never_ready and message.failure is not None:
         _start_failed(cluster, pool, node, message.failure, retryable=message.retryable)
     new_room(cluster)
     if pool.queued:

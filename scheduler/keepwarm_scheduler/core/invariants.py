@@ -24,7 +24,7 @@ def check(cluster: Cluster) -> None:
     Raises:
         AssertionError: two of them contradict one another; the message names which.
 
-    >>> from keepwarm_scheduler.config import CoreConfig
+    >>> from keepwarm_scheduler.core.config import CoreConfig
     >>> check(Cluster(CoreConfig(), epoch=1, cluster_id=bytes(16), now_ns=0))
     """
     for pool in cluster.pools.values():

@@ -4,7 +4,8 @@ Rules, with L the end of a function's last call on the instance and K its keep_a
 
 * the deadline is the maximum of L + K over the functions that the instance has served, so that no function
   shortens another's lease; each call of a function replaces that function's own term, it never adds to it;
-* an instance that has served nothing holds the lease it was started for, from the moment it became ready;
+* an instance that has served nothing holds the lease it was started for (under the name ""), from the moment it
+  became ready until its first call ends;
 * ``FOREVER_US`` means that there is no deadline, and then the instance is in no timing wheel;
 * while a call is in flight there is no deadline: the caller of this module asks only for idle instances.
 """
@@ -39,7 +40,9 @@ class Lease:
         deadline_ns = FOREVER_NS if keep_alive_us >= FOREVER_US else ended_ns + keep_alive_us * 1_000
         previous_ns = deadlines.get(function, 0)
         deadlines[function] = deadline_ns
-        if deadline_ns >= self.deadline_ns:
+        if function and deadlines.pop("", None) == self.deadline_ns:
+            self.deadline_ns = max(deadlines.values())  # the term that it was started for ends with its first call
+        elif deadline_ns >= self.deadline_ns:
             self.deadline_ns = deadline_ns
         elif previous_ns == self.deadline_ns:
             # The longest term was this function's own and has become shorter: look again.

@@ -7,9 +7,9 @@ the order of a turn (messages before expiries at equal times), and decides when 
 from collections.abc import Callable
 from typing import Any
 
-from keepwarm_scheduler.config import CoreConfig
 from keepwarm_scheduler.core import beats, calls, instances, nodes, recovery, relaying, sessions, starting, status
 from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.config import CoreConfig
 from keepwarm_scheduler.core.dispatching import expire
 from keepwarm_scheduler.core.effects import Effect, Send, StopProcess
 from keepwarm_scheduler.core.events import Event, PeerLost, PeerMessage, Restored, Tick

@@ -273,7 +273,7 @@ def _load_permille(node: Node) -> int:
 
 
 def _is_usable(node: Node) -> bool:
-    return bool(node.peer) and node.has_reported and not node.is_lost
+    return bool(node.peer) and node.has_reported and not node.is_lost and not node.is_leaving
 
 
 def _could_ever(node: Node, pool: Pool) -> bool:
@@ -369,10 +369,7 @@ def infeasible(cluster: Cluster, call: Call) -> None:
         _fail_alike(cluster, call, "no_feasible_node", message)
     elif not with_python:
         have = ", ".join(f"{node.name}: {' '.join(node.pythons) or 'none'}" for node in nodes[:20])
-        message = (
-            f"No node has Python {environment.python} (nodes have {have}). Install it on a node and restart its "
-            f"agent, or give the agent its path with --python."
-        )
+        message = f"No node has Python {environment.python} (nodes have {have})."
         _fail_alike(cluster, call, "python_missing", message)
     elif pool is not None and not any(_could_ever(node, pool) for node in nodes):
         _fail_alike(cluster, call, "no_feasible_node", _why_infeasible(nodes, pool))
@@ -392,13 +389,17 @@ def _why_infeasible(nodes: list[Node], pool: Pool) -> str:
     wants += [f"gpu={shape.gpu / 1000:g}"] if shape.gpu else []
     wants += [f"{quantity.name}={quantity.amount / 1000:g}" for quantity in shape.custom]
     wants += [f"label {label.name}={label.value}" for label in shape.labels]
-    have = "; ".join(
-        f"{node.name}: cpu={node.capacity.get('cpu', 0) / 1000:g} memory={node.capacity.get('memory', 0) >> 20} MiB"
-        for node in nodes[:20]
-    )
-    return (
-        f"No node could ever run this: it asks for {', '.join(wants)}; nodes have {have}. Ask for less, or add a node."
-    )
+    have = "; ".join(f"{node.name}: {', '.join(_has(node, shape))}" for node in nodes[:20])
+    return f"No node could ever run this: it asks for {', '.join(wants)}; nodes have {have}."
+
+
+def _has(node: Node, shape: Shape) -> list[str]:
+    """What a node has of the things that are asked for."""
+    capacity = node.capacity
+    has = [f"cpu={capacity.get('cpu', 0) / 1000:g}", f"memory={capacity.get('memory', 0) >> 20} MiB"]
+    has += [f"gpu={capacity.get('gpu', 0) / 1000:g}"] if shape.gpu else []
+    has += [f"{quantity.name}={capacity.get(quantity.name, 0) / 1000:g}" for quantity in shape.custom]
+    return has + [f"label {label.name}={node.labels.get(label.name, '(none)')}" for label in shape.labels]
 
 
 def fail_waiting(cluster: Cluster, pool: Pool, failure: Failure, node: str) -> None:

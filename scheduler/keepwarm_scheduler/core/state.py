@@ -137,6 +137,7 @@ class Node:
     """A machine with an agent. ``peer`` is empty while it is not connected.
 
     ``has_reported`` is false from each hello to the next beat: what the node holds is not known then.
+    ``is_leaving`` is true once its agent has refused a start because it stops: nothing is started there any more.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Node:
     heard_ns: int
     is_lost: bool = False
     has_reported: bool = False
+    is_leaving: bool = False
     last_command: int = 0
     as_of: int = -1
     last_beat: int = 0

@@ -19,7 +19,13 @@ from keepwarm import Future, KeepwarmError, isolated
 
 KEEP_ALIVE_S = 10
 
-_COLD = ("cold", "built")
+_SHOWN = {
+    "cold": "[cyan]cold[/cyan]",
+    "cached": "[cyan]cold[/cyan]",
+    "built": "[cyan]cold, environment on disk[/cyan]",
+    "warm": "[green]warm[/green]",
+    "ready": "[green]warm[/green]",
+}
 
 
 @isolated(keep_alive=300)
@@ -69,11 +75,10 @@ def _describe(console: Console, label: str, future: Future[Any], elapsed_s: floa
     if report is None:
         console.print(f"{label}: no report", highlight=False)
         return
-    colour = "cyan" if report.temperature in _COLD else "green"
     phases = ", ".join(f"{phase.name} {phase.duration_us / 1000:.1f} ms" for phase in report.phases)
     console.print(
-        f"{label:<38}[{colour}]{report.temperature:>6}[/{colour}] {elapsed_s * 1000:9.1f} ms   "
-        f"[dim]pid {report.process_id}; {phases}[/dim]",
+        f"{label:<24}{elapsed_s * 1000:8.1f} ms  {_SHOWN[report.temperature]}"
+        f"  [dim](pid {report.process_id}; {phases})[/dim]",
         highlight=False,
         soft_wrap=True,
     )
@@ -94,7 +99,11 @@ def _lease_s(process_id: int) -> float | None:
     from keepwarm.admin import AdminClient
 
     address = local.address_from_environment() or local.find()
-    for instance in AdminClient(address).status()["instances"] if address else ():
+    if address is None:
+        return None
+    with AdminClient(address) as admin:
+        instances = admin.status()["instances"]
+    for instance in instances:
         if instance["pid"] == process_id:
             lease_s = instance["lease_s"]
             return lease_s if isinstance(lease_s, float) else 0.0
@@ -145,6 +154,7 @@ def main() -> int:
                 f"A new process (pid {third_pid}) in the environment that was still on disk. `keepwarm status` shows "
                 f"the cluster; it stops itself when the last lease is over.",
                 highlight=False,
+                soft_wrap=True,
             )
     except KeepwarmError as error:
         Console(stderr=True).print(f"[red]keepwarm demo:[/red] {error}", highlight=False, soft_wrap=True)

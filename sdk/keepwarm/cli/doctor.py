@@ -126,7 +126,8 @@ def _cluster(address: str | None) -> list[Finding]:
     from keepwarm.admin import AdminClient
 
     try:
-        document = AdminClient(address).status()
+        with AdminClient(address) as admin:
+            document = admin.status()
     except KeepwarmError as error:
         return [Finding(False, "cluster", str(error), "Start it again, or unset KEEPWARM_ADDRESS for a local one.")]
     alive = [node["name"] for node in document["nodes"] if node["state"] == "alive"]

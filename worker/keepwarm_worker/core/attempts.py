@@ -100,7 +100,7 @@ def on_runner_started(state: AgentState, event: events.RunnerStarted) -> None:
 
 def on_runner_setup_done(state: AgentState, event: events.RunnerSetupDone) -> None:
     attempt = _attempt_of(state, event.instance_id, event.attempt)
-    if attempt is not None:
+    if attempt is not None and attempt.began:
         _run_clock(state, attempt)
 
 

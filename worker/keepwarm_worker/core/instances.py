@@ -236,7 +236,8 @@ def describe(state: AgentState, instance: Instance) -> wire.InstanceState:
         instance.state.value,
         instance.sequence,
         instance.process_id,
-        instance.memory_bytes,
+        # Not less than what was booked for it: a scheduler that does not know it yet books this much.
+        max(instance.memory_bytes, command.memory_bytes),
         (now_ns - instance.idle_since_ns) // 1000 if idle else 0,
         leases,
         running,

@@ -3,11 +3,12 @@
 Rules:
 - Until welcomed, and again after ``silence_beats`` without a word, the agent says hello every second and nothing else.
 - A command counts once: its number must be above all seen. Numbers begin anew with a scheduler that does not know us.
-- Losing the scheduler ends nothing at once: idle instances live on to the end of their leases and a grace.
+- Losing the scheduler ends nothing at once: idle instances live on to the end of their leases and a grace. An agent
+  that was told to (`alone_ns`) leaves after them; any other waits for its scheduler for ever.
 """
 
 from keepwarm_wire import messages as wire
-from keepwarm_worker.core import instances, outcomes
+from keepwarm_worker.core import instances, leaving, outcomes
 from keepwarm_worker.core.effects import SendMessage
 from keepwarm_worker.core.state import AgentState
 from keepwarm_worker.core.transitions import InstanceState
@@ -29,7 +30,13 @@ HELLO_FIRST = "hello_first"
 
 
 def on_hello_due(state: AgentState, _: int = 0) -> None:
-    """Introduce ourselves, and again in a second if nobody answers."""
+    """Introduce ourselves, and again in a second if nobody answers; leave if nobody has for too long."""
+    link, alone_ns = state.link, state.config.alone_ns
+    if link.alone_since_ns is None:
+        link.alone_since_ns = state.now_ns
+    if alone_ns is not None and state.now_ns - link.alone_since_ns >= alone_ns and not state.instances:
+        leaving.begin_to_leave(state, "the scheduler is gone and nothing is left here")
+        return
     state.effects.append(SendMessage(state.config.hello._replace(last_epoch=state.link.epoch)))
     state.timers.set(("hello", 0), state.now_ns + state.config.hello_interval_ns)
 
@@ -38,6 +45,11 @@ def on_welcome(state: AgentState, message: wire.Welcome) -> None:
     """The scheduler takes us in: tell it everything."""
     link = state.link
     restarted = message.epoch != link.epoch
+    if restarted and message.cluster_id == link.cluster_id and message.epoch < link.epoch:
+        return  # from before a restart, overtaken on the way
+    if link.welcomed and not restarted:
+        on_beat_due(state)  # the answer to another hello, or a copy: the numbering of commands goes on
+        return
     if restarted or not message.known:
         link.last_command = 0
     if restarted:
@@ -45,6 +57,7 @@ def on_welcome(state: AgentState, message: wire.Welcome) -> None:
     link.welcomed = True
     link.epoch, link.cluster_id = message.epoch, message.cluster_id
     link.beat_interval_ns = message.beat_interval_us * 1000
+    link.alone_since_ns = None
     state.timers.cancel(("hello", 0))
     state.timers.set(("silence", 0), state.now_ns + _silence_ns(state))
     for instance_id in state.instances:

@@ -45,6 +45,8 @@ class CoreConfig(NamedTuple):
     orphan_grace_ns: int = 60_000_000_000
     orphan_ttl_ns: int = 600_000_000_000
     silence_beats: int = 3
+    alone_ns: int | None = None
+    """An agent without scheduler and instances leaves after this; None for never: its scheduler may come back."""
 
 
 class Lease(NamedTuple):
@@ -169,6 +171,8 @@ class Link:
     beat_number: int = 0
     beat_interval_ns: int = 1_000_000_000
     heard_ns: int = 0
+    alone_since_ns: int | None = None
+    """Since when nobody has welcomed us; None while somebody has."""
 
 
 _NOTHING_MEASURED = wire.NodeLoad(0, 0, 0)
@@ -236,6 +240,10 @@ def check_invariants(state: AgentState) -> None:
         assert all(state.attempts[token].state is AttemptState.FETCHING for token in tokens)
     for payload in state.payloads.values():
         assert payload.attempts or payload.versions, payload
+        assert all(state.attempts[token].state in _SERVING for token in payload.attempts), payload
+        assert all(version in state.functions for version in payload.versions), payload
+    for build in state.builds.values():
+        assert all(state.instances[each].state is InstanceState.BUILDING for each in build.waiting), build
     assert state.function_bytes == sum(function.size for function in state.functions.values())
     running = sum(build.running for build in state.builds.values()) + sum(lock.running for lock in state.locks.values())
     assert running == state.working <= state.config.builds_max

@@ -108,7 +108,7 @@ class _Rule(NamedTuple):
     phrases: tuple[str, ...]
     kind: str
     sentence: str
-    """May hold {subject}, the requirement that uv named, {reason}, uv's own explanation, and {step}."""
+    """May hold {subject}, the requirement that uv named, {reason}, uv's own explanation, {step}, and {place}, a URL."""
 
 
 _RULES: Final = (
@@ -172,7 +172,7 @@ _RULES: Final = (
             "Git operation failed",
         ),
         INDEX_UNREACHABLE,
-        "The package index could not be reached from the node during {step}: {reason}.",
+        "The package index could not be reached from the node during {step}{place}: {reason}.",
     ),
     _Rule(
         CACHE_MISS_PHRASES,
@@ -194,6 +194,7 @@ _SUBJECTS: Final = (
     re.compile(r"Failed to (?:download|fetch|build|install)[^`]*`([^`]+)`"),
     re.compile(r"Wheels are required for `([^`]+)`"),
 )
+_FETCHED: Final = re.compile(r"Failed to fetch: `?([a-z+]+://[^\s`]{1,200})")
 _CONCLUSION: Final = re.compile(r",? we can conclude that your requirements are unsatisfiable\.?$")
 _URL_CREDENTIALS: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.\-]*://)[^\s/]*@")
 _QUERY_SECRETS: Final = re.compile(
@@ -212,7 +213,7 @@ def classify(returncode: int, stderr: str, step: str, secrets: Iterable[str] = (
     text = scrub(stderr, secrets)
     for rule in _RULES:
         if any(phrase in text for phrase in rule.phrases):
-            sentence = rule.sentence.format(subject=_subject(text), reason=_reason(text), step=step)
+            sentence = rule.sentence.format(subject=_subject(text), reason=_reason(text), step=step, place=_place(text))
             return EnvironmentFailure(rule.kind, sentence, text)
     if returncode < 0:
         message = f"uv was killed by signal {-returncode} during {step}; the node may be short of memory."
@@ -253,6 +254,12 @@ def _subject(text: str) -> str:
         if match := pattern.search(text):
             return match.group(1)
     return "a requirement"
+
+
+def _place(text: str) -> str:
+    """The address that did not answer, in brackets; empty if uv named none."""
+    match = _FETCHED.search(text)
+    return f" ({match.group(1)})" if match else ""
 
 
 def _reason(text: str) -> str:
