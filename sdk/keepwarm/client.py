@@ -23,7 +23,8 @@ from typing import Any
 from keepwarm import local
 from keepwarm.connection import Connection, Failed, Patience
 from keepwarm.declaring import Description, describe
-from keepwarm.errors import CallCancelled, ClusterUnreachable, FailureContext, TooManyCalls, rebuild_failure
+from keepwarm.errors import CallCancelled, ClusterUnreachable, FailureContext, TooManyCalls
+from keepwarm.failures import rebuild_failure
 from keepwarm.function import IsolatedFunction
 from keepwarm.futures import Future
 from keepwarm.pickling import loads_result
@@ -333,7 +334,9 @@ class Client:
             elif isinstance(delivery, Failed):
                 self._end(delivery.call, delivery.error)
             elif isinstance(delivery, Printed):
-                self._printer.output(_short(delivery.call.function.name), delivery.output)
+                name = _short(delivery.call.function.name)
+                self._progress.make_way(name)
+                self._printer.output(name, delivery.output)
             else:
                 self._progress.progress(time.monotonic_ns(), _short(delivery.function_name), delivery.progress)
 

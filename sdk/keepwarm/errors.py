@@ -8,6 +8,7 @@
         - ArgumentNotSerializable, ArgumentsNotLoadable: the same for arguments
         - ResultNotLoadable: the result arrived, but this program lacks what is needed to load it
         - TooManyCalls: this program holds more unanswered calls than it may
+        - PayloadRefused: an argument or a result is too large, or could not be kept on its way
     - the user's function
         - (the original exception, whose cause is a RemoteTraceback)
         - RemoteError: it raised, and the exception's type cannot be rebuilt here
@@ -36,17 +37,16 @@
         - CallCancelled (also concurrent.futures.CancelledError)
 
 Rules: `str(error)` is what happened, then what to do. Errors of a call carry where it happened as plain strings. All of
-them survive pickle. What the user's function raised is never wrapped while it can be rebuilt. `rebuild_failure`, which
-turns a failure on the wire into one of these, never raises.
+them survive pickle. What the user's function raised is never wrapped while it can be rebuilt. `keepwarm.failures` turns
+failures on the wire into these.
 """
 
 # ruff: noqa: N818  # names say what happened; an Error suffix on most of them would say nothing more
 
 from __future__ import annotations
 
-import re
 from concurrent.futures import CancelledError
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import ClassVar, NamedTuple
 
 __all__ = [
     "KeepwarmError",
@@ -57,6 +57,7 @@ __all__ = [
     "ArgumentsNotLoadable",
     "ResultNotLoadable",
     "TooManyCalls",
+    "PayloadRefused",
     "RemoteTraceback",
     "RemoteError",
     "ResultNotSerializable",
@@ -83,8 +84,6 @@ __all__ = [
     "CallTimeout",
     "CallCancelled",
     "FailureContext",
-    "FAILURE_KINDS",
-    "rebuild_failure",
 ]
 
 
@@ -172,6 +171,14 @@ class TooManyCalls(KeepwarmError):
     """This program holds as many unanswered calls, or as many bytes of them, as it may. Nothing was sent."""
 
     remedy = "Wait for some results first; .map() does so by itself."
+
+
+class PayloadRefused(KeepwarmError):
+    """An argument, a result or a function was not taken: it is too large, or there was no room to keep it."""
+
+    remedy = (
+        "Send less at once, or write it where the function can read it; the scheduler's --payload-max is the limit."
+    )
 
 
 # ---------------------------------------------------------------- the user's function
@@ -370,112 +377,3 @@ class CallTimeout(KeepwarmError, TimeoutError):
 
 class CallCancelled(KeepwarmError, CancelledError):
     """The call was cancelled: by this program, by an operator, or because its program was gone for too long."""
-
-
-# ---------------------------------------------------------------- from the wire
-
-FAILURE_KINDS: Final[dict[str, type[KeepwarmError]]] = {
-    # Raised as themselves where that is possible; this is the class for where it is not.
-    "user_exception": RemoteError,
-    "setup_failed": RemoteError,
-    "function_unloadable": FunctionNotLoadable,
-    "arguments_unloadable": ArgumentsNotLoadable,
-    "result_unpicklable": ResultNotSerializable,
-    "python_mismatch": PythonMismatch,
-    "requirements_unsatisfiable": RequirementsError,
-    "requirements_malformed": RequirementsError,
-    "build_forbidden": BuildForbidden,
-    "index_unreachable": IndexUnreachable,
-    "credentials_refused": CredentialsRefused,
-    "integrity": EnvironmentIntegrityError,
-    "python_missing": PythonMissing,
-    "disk_full": NodeDiskFull,
-    "queue_timeout": CallTimeout,
-    "startup_timeout": CallTimeout,
-    "run_timeout": CallTimeout,
-    "overall_timeout": CallTimeout,
-    "process_died": ProcessDied,
-    "out_of_memory": OutOfMemory,
-    "poisoned": CallPoisoned,
-    "node_lost": NodeLost,
-    "lost": CallLost,
-    "no_feasible_node": NoFeasibleNode,
-    "cancelled": CallCancelled,
-    "internal": InternalError,
-}
-
-_RAISED_BY_USER_CODE: Final = frozenset({"user_exception", "setup_failed"})
-_EXIT: Final = re.compile(r"\b(exit_code|signal)=(-?\d{1,9})\b")
-_TYPE_NAME: Final = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
-
-
-def rebuild_failure(
-    kind: str, message: str, detail: str, exception_bytes: bytes, context: FailureContext
-) -> BaseException:
-    """Return the exception for a failure of a call; never raise.
-
-    `detail` is the remote traceback for what user code raised, and the full text behind the message for everything else
-    (for a dead process it may hold "exit_code=N" or "signal=N"). Kinds this release does not know become InternalError.
-    """
-    if kind in _RAISED_BY_USER_CODE:
-        return _user_exception(kind, message, detail, exception_bytes, context)
-    error_class = FAILURE_KINDS.get(kind)
-    if error_class is None:
-        return InternalError(f"failure of unknown kind {kind!r}: {message}", context=context, detail=detail)
-    fields: dict[str, Any] = {"context": context, "detail": detail}
-    if issubclass(error_class, CallTimeout):
-        fields["which"] = kind.removesuffix("_timeout")
-    elif issubclass(error_class, ProcessDied):
-        fields.update({name: int(number) for name, number in _EXIT.findall(detail)})
-    return error_class(message, **fields)
-
-
-def _user_exception(
-    kind: str, message: str, traceback_text: str, exception_bytes: bytes, context: FailureContext
-) -> BaseException:
-    original, trouble = _load_exception(exception_bytes)
-    if original is not None:
-        try:
-            original.__cause__ = RemoteTraceback(traceback_text)
-            original.add_note(_note(kind, context))
-            if isinstance(original, ModuleNotFoundError):
-                original.add_note(f"if {original.name!r} comes with a package, add that to the function's requirements")
-        except Exception as error:  # an exception class may refuse attributes
-            trouble = f"its exception cannot be marked with where it came from ({type(error).__name__})"
-        else:
-            return original
-    last_line = traceback_text.rstrip().rpartition("\n")[2] or message
-    type_name = _TYPE_NAME.match(last_line)
-    failure = RemoteError(
-        f"{message.removesuffix(': ') or last_line or 'the function raised an exception'} ({trouble})",
-        type_name=type_name.group() if type_name else "",
-        traceback_text=traceback_text,
-    )
-    failure.function, failure.environment, failure.node, failure.call_id = context
-    failure.__cause__ = RemoteTraceback(traceback_text)
-    failure.add_note(_note(kind, context))
-    return failure
-
-
-def _load_exception(exception_bytes: bytes) -> tuple[BaseException | None, str]:
-    """Return the exception, or None and why there is none."""
-    if not exception_bytes:
-        return None, "the exception itself could not be sent"
-    try:
-        from keepwarm.pickling import loads_result
-
-        exception = loads_result(exception_bytes)
-    except BaseException as error:  # whatever a foreign class does while it is rebuilt
-        return None, f"its exception cannot be rebuilt here: {type(error).__name__}: {error}"
-    if not isinstance(exception, BaseException):
-        return None, f"what was sent as its exception is a {type(exception).__name__}"
-    # SystemExit or KeyboardInterrupt would end the caller's program, asyncio.CancelledError its task, and StopIteration
-    # the caller's generator, all silently: none of that is what happened.
-    if not isinstance(exception, Exception) or isinstance(exception, StopIteration | StopAsyncIteration):
-        return None, f"{type(exception).__name__} is not raised in the caller's program"
-    return exception, ""
-
-
-def _note(kind: str, context: FailureContext) -> str:
-    stage = "raised by its setup" if kind == "setup_failed" else "raised remotely"
-    return f"{stage} {context.sentence()}".rstrip()

@@ -24,6 +24,7 @@ __all__ = ["LiveProgress", "PlainProgress", "ProgressView", "SilentProgress", "c
 PLAIN_AFTER_US = 1_000_000
 LIVE_REFRESH_PER_S = 8
 SENTENCES = {
+    "venv": "making the environment of",
     "lock": "resolving the requirements of",
     "build": "building the environment of",
     "install": "building the environment of",
@@ -50,6 +51,9 @@ class ProgressView(Protocol):
     def served(self, function_name: str) -> None:
         """A call of the function is over: it waits no more."""
 
+    def make_way(self, function_name: str) -> None:
+        """A call of the function has printed something, which is about to be shown: it waits no more."""
+
     def close(self) -> None:
         """Leave nothing on the screen."""
 
@@ -68,6 +72,9 @@ class SilentProgress:
         return None
 
     def served(self, function_name: str) -> None:
+        """Show nothing."""
+
+    def make_way(self, function_name: str) -> None:
         """Show nothing."""
 
     def close(self) -> None:
@@ -112,6 +119,10 @@ class PlainProgress:
         """Forget what was shown: the next build is told of anew."""
         self._shown.pop(function_name, None)
         self._due.pop(function_name, None)
+
+    def make_way(self, function_name: str) -> None:
+        """Lines do not overwrite one another: only stop waiting."""
+        self.served(function_name)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -168,6 +179,14 @@ class LiveProgress:
         """Remove the line of a function."""
         if self._lines.pop(function_name, None) is not None:
             self._draw()
+
+    def make_way(self, function_name: str) -> None:
+        """Take the lines off the screen; those of other functions come back with their next phase."""
+        self._lines.pop(function_name, None)
+        with contextlib.suppress(OSError, ValueError):
+            live, self._live = self._live, None
+            if live is not None:
+                live.stop()
 
     def close(self) -> None:
         """Clear the screen of every line."""

@@ -89,7 +89,7 @@ class Resources:
     """What one call needs.
 
     cpu: cores while a call runs, in steps of a thousandth; default 1.0. 0 is allowed, for calls that only wait.
-    memory: limit of the process, as "512MiB" or in bytes; None (default) lets the cluster measure it.
+    memory: what its process needs, as "512MiB" or in bytes, booked on the node while it lives; default 256 MiB.
     gpu: whole GPUs, held as long as the process lives; default 0.
     custom: amounts of whatever nodes say they have, as {"license": 1}.
     labels: what the node's labels must be, as {"zone": "a"}.

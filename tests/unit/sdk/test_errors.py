@@ -11,14 +11,17 @@ import pytest
 
 import keepwarm
 from keepwarm import errors
-from keepwarm.errors import FAILURE_KINDS, FailureContext, KeepwarmError, RemoteError, RemoteTraceback, rebuild_failure
+from keepwarm.errors import FailureContext, KeepwarmError, RemoteError, RemoteTraceback
+from keepwarm.failures import FAILURE_KINDS, rebuild_failure
 
 WHERE = FailureContext("main:f", "3fa9", "n1", "7")
 KINDS = (
     "user_exception setup_failed python_mismatch function_unloadable arguments_unloadable result_unpicklable "
     "requirements_unsatisfiable requirements_malformed index_unreachable credentials_refused integrity python_missing "
     "disk_full build_forbidden startup_timeout process_died out_of_memory node_lost queue_timeout run_timeout "
-    "overall_timeout cancelled lost poisoned no_feasible_node internal"
+    "overall_timeout cancelled lost poisoned no_feasible_node internal "
+    "payload_refused payload_damaged payload_not_stored result_not_stored timed_out start_failed node_stopping "
+    "lock_failed function_not_loaded"
 )
 TREE = [getattr(errors, name) for name in errors.__all__ if isinstance(getattr(errors, name), type)]
 ERRORS = [kind for kind in TREE if issubclass(kind, KeepwarmError)]
@@ -89,9 +92,28 @@ def test_dead_processes_say_how() -> None:
     error = rebuild_failure("process_died", "it died", "exit_code=3", b"", WHERE)
     assert isinstance(error, errors.ProcessDied)
     assert (error.exit_code, error.signal) == (3, None)
-    error = rebuild_failure("out_of_memory", "too much", "signal=9", b"", WHERE)
+    assert error.detail == ""
+    error = rebuild_failure("out_of_memory", "too much", "signal=SIGKILL\nits last words", b"", WHERE)
     assert isinstance(error, errors.OutOfMemory)
     assert (error.exit_code, error.signal) == (None, 9)
+    assert error.detail == "its last words"
+    error = rebuild_failure("process_died", "it died", "signal=SIGNEVER", b"", WHERE)
+    assert isinstance(error, errors.ProcessDied)
+    assert (error.exit_code, error.signal) == (None, None)
+    error = rebuild_failure("process_died", "it died", "it printed\nexit_code=3", b"", WHERE)
+    assert isinstance(error, errors.ProcessDied)
+    assert error.exit_code is None
+
+
+def test_every_kind_that_a_cluster_says_is_known() -> None:
+    """What nodes report: from the runner, from environments, from the agent itself."""
+    from keepwarm_worker.core import failures as agent
+    from keepwarm_worker.environments import errors as environments
+    from keepwarm_worker.runner import failures as runner
+
+    of_agents = {value for name, value in vars(agent).items() if name.isupper() and isinstance(value, str)}
+    assert of_agents >= {"process_died", "start_failed"}
+    assert {*of_agents, *environments.KINDS, *runner.KINDS} <= FAILURE_KINDS.keys()
 
 
 def test_unknown_kind_is_an_internal_error() -> None:

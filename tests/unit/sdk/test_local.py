@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -155,6 +155,61 @@ def test_a_dead_cluster_is_started_again(home: Path) -> None:
     assert len(listeners(home)) == 2
 
 
+def agents(home: Path) -> list[int]:
+    return [int(line.split()[1]) for line in (home / "logs" / "agent.log").read_text().splitlines()]
+
+
+def await_agents(home: Path, count: int) -> list[int]:
+    deadline_s = time.monotonic() + 10
+    while len(found := agents(home)) < count:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    return found
+
+
+def test_an_agent_that_died_is_started_again_beside_the_scheduler_that_lives(home: Path) -> None:
+    assert not local.has_agent()
+    address = local.find_or_start()
+    assert local.has_agent()
+    [first] = await_agents(home, 1)
+    end(first)
+    deadline_s = time.monotonic() + 10
+    while local.has_agent():
+        assert time.monotonic() < deadline_s
+    assert local.find_or_start() == address
+    assert local.has_agent()
+    assert await_agents(home, 2)[0] == first
+    assert len(listeners(home)) == 1
+
+
+def test_an_agent_that_outlived_its_scheduler_is_not_started_twice(home: Path) -> None:
+    local.find_or_start()
+    await_agents(home, 1)
+    end(int(listeners(home)[0].split()[1]))
+    path = local.socket_path(home)
+    deadline_s = time.monotonic() + 10
+    while local.find() is not None:
+        assert time.monotonic() < deadline_s
+    path.unlink()
+    local.find_or_start()
+    assert len(listeners(home)) == 2
+    assert len(agents(home)) == 1
+
+
+def test_a_process_that_got_the_agents_number_is_not_taken_for_it(home: Path) -> None:
+    local.find_or_start()
+    local.socket_path(home).with_name("agent.pid").write_text(f"{os.getpid()} 1\n")
+    assert not local.has_agent()
+
+
+def test_the_end_of_a_cluster_is_awaited(home: Path) -> None:
+    local.find_or_start()
+    assert not local.await_end(0)
+    for process_id in [int(listeners(home)[0].split()[1]), *await_agents(home, 1)]:
+        end(process_id)
+    assert local.await_end(10)
+
+
 def test_ten_programs_that_start_at_once_start_one_cluster(home: Path, tmp_path: Path) -> None:
     program = (
         "import pathlib, sys\n"
@@ -223,9 +278,11 @@ def test_logs_are_rotated_at_start(home: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (home / "logs" / "agent.log").read_text().startswith("short")
 
 
-def test_a_socket_directory_others_can_read_is_refused(home: Path) -> None:
+@pytest.mark.parametrize("look", [local.find, local.find_or_start])
+def test_a_socket_directory_others_can_read_is_refused(home: Path, look: Callable[[], str | None]) -> None:
+    """Also by whoever only looks for a cluster: the one that listens there may be somebody else's."""
     home.mkdir(mode=0o700)
     (home / "local-p1").mkdir()
     (home / "local-p1").chmod(0o755)
     with pytest.raises(ClusterStartError, match="chmod 700"):
-        local.find_or_start()
+        look()

@@ -131,3 +131,18 @@ def test_rich_is_imported_only_by_a_live_line() -> None:
         "sys.exit(any(name.partition('.')[0] == 'rich' for name in sys.modules))\n"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_lines_make_way_for_output_and_come_back_with_the_next_phase() -> None:
+    """What a call prints must not land in the middle of a spinner's line."""
+    stream = Terminal()
+    view = LiveProgress(stream)
+    view.progress(0, "first", phase("install"))
+    view.progress(0, "second", phase("install"))
+    view.make_way("first")
+    written = len(stream.getvalue())
+    assert stream.getvalue().rstrip().endswith("\x1b[2K")  # the last thing drawn is an erased line
+    view.progress(0, "second", phase("start"))
+    view.close()
+    assert "starting a process for second" in stream.getvalue()[written:]
+    assert "first" not in stream.getvalue()[written:]
