@@ -65,6 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (BindError, JournalError, ValueError) as error:
         sys.stderr.write(f"keepwarm scheduler: {error}\n")
         return 2
+    except OSError as error:
+        place = error.filename or options.state
+        sys.stderr.write(f"keepwarm scheduler: {place} cannot be used: {error.strerror}. Choose another place.\n")
+        return 2
     if not options.local:
         sys.stderr.write(
             f"Scheduler ready. Agents and programs of this user join with:\n  export KEEPWARM_ADDRESS={options.bind}\n"

@@ -52,7 +52,10 @@ class Journal:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = directory / "state.sqlite3"
-        self._database = sqlite3.connect(self.path, isolation_level=None, timeout=0)
+        try:
+            self._database = sqlite3.connect(self.path, isolation_level=None, timeout=0)
+        except sqlite3.Error as error:
+            raise JournalError(f"Cannot open {self.path}: {error}.") from error
         try:
             self._open()
         except sqlite3.OperationalError as error:

@@ -320,6 +320,7 @@ def local_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[T
         return scheduler.address
 
     monkeypatch.setattr(local, "find_or_start", find_or_start)
+    monkeypatch.setattr(local, "has_agent", lambda: True)
     yield scheduler
     scheduler.stop()
     assert scheduler.model.violations == []

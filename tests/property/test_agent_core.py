@@ -6,6 +6,7 @@ runs on two instances, a busy instance is never stopped by a stop, outcomes are 
 
 from collections import Counter
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -22,8 +23,6 @@ VERSIONS = [bytes([letter]) * 32 for letter in b"ab"]
 ENVIRONMENTS = ["a" * 64, "b" * 64]
 LARGE = [wire.Reference(bytes([letter]) * 16, 1_000_000, b"d" * 32) for letter in b"xy"]
 FAILURE = wire.Failure("user_exception", "boom")
-INSTANCES = st.integers(1, 6)
-ATTEMPTS = st.integers(1, 12)
 TIMEOUTS = st.sampled_from([FOREVER_US, 500_000, 3_000_000])
 
 
@@ -36,6 +35,7 @@ class AgentMachine(RuleBasedStateMachine):
         self.now_ns = 0
         self.epoch = 1
         self.command = 0
+        self.tokens = 100
         self.delayed: list[wire.Message] = []
         self.alive: dict[int, int] = {}
         """Instances with a process, and the attempt that their runner was given last (0: answered)."""
@@ -45,6 +45,8 @@ class AgentMachine(RuleBasedStateMachine):
         self.settled: dict[int, str] = {}
         self.output: Counter[int] = Counter()
         self.final: set[int] = set()
+        self.began: set[int] = set()
+        self.large: set[int] = set()
         self.builds: list[str] = []
         self.locks: list[bytes] = []
         self.uploads: list[int] = []
@@ -91,6 +93,7 @@ class AgentMachine(RuleBasedStateMachine):
                 self.ended[message.instance_id] += 1
             case wire.AttemptStarted():
                 assert message.attempt not in self.settled
+                self.began.add(message.attempt)
             case wire.AttemptOutput():
                 assert message.attempt not in self.settled, "output after the outcome"
                 assert len(message.data) <= LIMITS.output_piece_bytes
@@ -98,17 +101,23 @@ class AgentMachine(RuleBasedStateMachine):
             case wire.AttemptDone():
                 before = self.settled.setdefault(message.attempt, f"done {message.status}")
                 assert before == f"done {message.status}", "two outcomes for one attempt"
+                handed_over = isinstance(message.result, wire.Reference)
+                assert handed_over or message.attempt not in self.large, "an outcome came before its result"
                 assert message.attempt not in self.final, "an outcome repeated after Final"
             case wire.AttemptRefused():
-                if self.running_on.get(message.attempt) is None:
-                    return  # refused at the door: it may be dispatched again under its token
-                assert self.settled.get(message.attempt, "refused") == "refused"
+                assert message.attempt not in self.settled, "refused after it was settled"
+                assert message.attempt not in self.began, "refused after it had begun"
                 self.settled[message.attempt] = "refused"
             case _:
                 pass
 
     def send(self, message: wire.Message) -> None:
         self.feed(events.Received(message))
+
+    def new_token(self) -> int:
+        """Of an instance or an attempt: never given twice."""
+        self.tokens += 1
+        return self.tokens
 
     def number(self) -> int:
         self.command += 1
@@ -149,15 +158,53 @@ class AgentMachine(RuleBasedStateMachine):
 
     FATES = st.sampled_from(["now", "now", "now", "twice", "late", "lost"])
 
-    @rule(instance_id=INSTANCES, environment=st.sampled_from(ENVIRONMENTS), timeout=TIMEOUTS, fate=FATES)
-    def start(self, instance_id: int, environment: str, timeout: int, fate: str) -> None:
-        """Instance ids are never given twice: a number stands for one that was not used yet."""
-        unique = instance_id + 10 * (self.spawned.total() + self.ended.total())
+    @rule(environment=st.sampled_from(ENVIRONMENTS), timeout=TIMEOUTS, fate=FATES)
+    def start(self, environment: str, timeout: int, fate: str) -> None:
         command = wire.StartInstance(
-            self.number(), unique, b"p" * 32, environment, "3.11", b"lock", (), 0, 0, timeout, 1_000_000
+            self.number(), self.new_token(), b"p" * 32, environment, "3.11", b"lock", (), 0, 0, timeout, 1_000_000
         )
-        if unique not in self.spawned and unique not in self.ended:
-            self.command_out(command, fate)
+        self.command_out(command, fate)
+
+    @rule(environment=st.sampled_from(ENVIRONMENTS))
+    def make_ready(self, environment: str) -> None:
+        """The whole way to a ready instance at once, so that runs get to interesting places."""
+        self.start(environment, FOREVER_US, "now")
+        while self.builds and self.tokens not in self.alive:
+            self.build_ends(True, False)
+        if self.tokens in self.alive:
+            self.feed(events.RunnerHello(self.tokens, 1000))
+
+    @rule(version=st.sampled_from(VERSIONS))
+    def run_one(self, version: bytes) -> None:
+        """A call that is running, on whichever instance is idle."""
+        for instance in list(self.core.state.instances.values()):
+            if instance.state is InstanceState.IDLE:
+                self.send(BODY._replace(version=version, name=f"function {version[0]}"))
+                attempt = self.new_token()
+                self.send(
+                    wire.Dispatch(
+                        self.number(),
+                        instance.instance_id,
+                        attempt,
+                        b"s" * 16,
+                        attempt,
+                        version,
+                        0,
+                        500_000,
+                        500_000,
+                        b"",
+                    )
+                )
+                self.feed(events.RunnerStarted(instance.instance_id, attempt, False))
+                return
+
+    @rule(data=st.data())
+    def start_again(self, data: st.DataObject) -> None:
+        """The scheduler was not sure: an instance that is there is started once more, under a new command."""
+        instances = self.core.state.instances
+        if instances:
+            known = instances[data.draw(st.sampled_from(list(instances)))].command
+            self.send(known._replace(command=self.number()))
 
     @rule(data=st.data(), fate=FATES, off=st.integers(-1, 1))
     def stop(self, data: st.DataObject, fate: str, off: int) -> None:
@@ -166,31 +213,37 @@ class AgentMachine(RuleBasedStateMachine):
             return
         instance = instances[data.draw(st.sampled_from(list(instances)))]
         was_busy = instance.state is InstanceState.BUSY
-        sequence = max(0, instance.sequence + off)
+        before, sequence = instance.state, max(0, instance.sequence + off)
         self.command_out(wire.StopInstance(self.number(), instance.instance_id, sequence, "expired"), fate)
         if was_busy:
             assert instance.state in (InstanceState.BUSY, InstanceState.STOPPING)
             assert instance.end_cause != "expired", "a busy instance was stopped"
+        if sequence != instance.sequence:
+            assert instance.state is before, "an instance was stopped on old news"
 
     @rule(
         data=st.data(),
-        attempt=ATTEMPTS,
         version=st.sampled_from(VERSIONS),
         arguments=st.sampled_from([b"small", *LARGE]),
         timeout=TIMEOUTS,
         fate=FATES,
     )
-    def dispatch(
-        self, data: st.DataObject, attempt: int, version: bytes, arguments: wire.Payload, timeout: int, fate: str
-    ) -> None:
-        instances = list(self.core.state.instances) or [1]
-        target = data.draw(st.sampled_from([*instances, 99]))
-        unique = attempt + 100 * len(self.settled)
+    def dispatch(self, data: st.DataObject, version: bytes, arguments: wire.Payload, timeout: int, fate: str) -> None:
+        target = data.draw(st.sampled_from([*self.core.state.instances, 99]))
+        attempt = self.new_token()
         command = wire.Dispatch(
-            self.number(), target, unique, b"s" * 16, unique, version, 1_000_000, timeout, timeout, arguments
+            self.number(), target, attempt, b"s" * 16, attempt, version, 1_000_000, timeout, timeout, arguments
         )
-        if unique not in self.running_on and unique not in self.settled:
-            self.command_out(command, fate)
+        self.command_out(command, fate)
+
+    @rule(data=st.data())
+    def dispatch_again(self, data: st.DataObject) -> None:
+        """The scheduler was not sure: a known attempt once more, under a new command."""
+        attempts = self.core.state.attempts
+        if attempts:
+            known = attempts[data.draw(st.sampled_from(list(attempts)))].command
+            out = self.feed(events.Received(known._replace(command=self.number())))
+            assert not out or not isinstance(out[0], effects.StartCall)
 
     @rule(data=st.data(), fate=FATES)
     def cancel(self, data: st.DataObject, fate: str) -> None:
@@ -216,10 +269,7 @@ class AgentMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def deliver_late(self, data: st.DataObject) -> None:
         at = data.draw(st.integers(0, len(self.delayed) - 1))
-        message = self.delayed.pop(at)
-        if type(message) is wire.Dispatch and (message.attempt in self.running_on or message.attempt in self.settled):
-            return
-        self.send(message)
+        self.send(self.delayed.pop(at))
 
     # ------------------------------------------------------------ the node
 
@@ -273,13 +323,16 @@ class AgentMachine(RuleBasedStateMachine):
         else:
             self.alive[instance_id] = 0
             result = events.SpooledResult(1_000_000) if what == "large" else b"result"
+            if what == "large":
+                self.large.add(attempt)
             self.feed(events.RunnerResult(instance_id, attempt, result, FAILURE if what == "fails" else None, 0, 0))
 
     @precondition(lambda self: self.alive)
-    @rule(data=st.data(), attempt=ATTEMPTS)
-    def runner_lies(self, data: st.DataObject, attempt: int) -> None:
+    @rule(data=st.data())
+    def runner_lies(self, data: st.DataObject) -> None:
         """It speaks of an attempt that it was not given."""
         instance_id = data.draw(st.sampled_from(list(self.alive)))
+        attempt = data.draw(st.sampled_from([*self.core.state.attempts, 99]))
         if self.alive[instance_id] != attempt:
             before = len(self.settled)
             self.feed(events.RunnerStarted(instance_id, attempt, False))
@@ -287,10 +340,11 @@ class AgentMachine(RuleBasedStateMachine):
             assert len(self.settled) == before
 
     @precondition(lambda self: self.alive)
-    @rule(data=st.data(), stream=st.sampled_from([1, 2]), size=st.integers(1, 150))
-    def runner_prints(self, data: st.DataObject, stream: int, size: int) -> None:
+    @rule(data=st.data(), sizes=st.lists(st.integers(1, 150), max_size=3))
+    def runner_prints(self, data: st.DataObject, sizes: list[int]) -> None:
         instance_id = data.draw(st.sampled_from(list(self.alive)))
-        self.feed(events.RunnerOutput(instance_id, stream, b"x" * size))
+        for size in sizes:
+            self.feed(events.RunnerOutput(instance_id, 1 + size % 2, b"x" * size))
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data(), how=st.sampled_from(["exit", "signal", "lost", "missing", "problem"]))
@@ -362,3 +416,4 @@ class AgentMachine(RuleBasedStateMachine):
 
 
 TestAgentCore = AgentMachine.TestCase
+TestAgentCore.settings = settings(stateful_step_count=80)

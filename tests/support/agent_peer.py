@@ -312,14 +312,6 @@ def descendants(pid: int) -> list[psutil.Process]:
     return []
 
 
-def wait_until(condition: Callable[[], bool], patience_s: float = 15.0) -> None:
-    """Fail if a condition does not come true in time."""
-    deadline_s = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "not so in time"
-        time.sleep(0.02)
-
-
 def is_alive(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:
@@ -343,5 +335,4 @@ __all__ = [
     "pss_bytes",
     "returned",
     "start_agent",
-    "wait_until",
 ]

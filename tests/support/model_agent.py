@@ -207,8 +207,11 @@ class ModelAgent:
             self.say(wire.NeedFunction(message.version))
 
     def _on_cancel(self, message: wire.CancelAttempt) -> None:
-        if message.attempt in self.attempts:
+        dispatch = self.attempts.get(message.attempt)
+        if dispatch is not None:
             self.cancelled[message.attempt] = None
+            if dispatch.version not in self.functions:
+                self.finish(message.attempt)  # nothing of it has begun
 
     # ------------------------------------------------------------ what a test decides
 
@@ -245,7 +248,9 @@ class ModelAgent:
         instance = self.instances[dispatch.instance_id]
         instance.sequence += 1
         instance.attempt, instance.state, instance.idle_since_ns = 0, "idle", self.now_ns
-        name = self.functions[dispatch.version].name
+        function = self.functions.get(dispatch.version)
+        name = dispatch.version.hex() if function is None else function.name
+        instance.leases.pop("", None)  # the term that it was started for ends with its first call
         instance.leases[name] = (dispatch.keep_alive_us, self.now_ns)
         self._settle(dispatch, instance.sequence, status, failure, result)
 

@@ -222,7 +222,8 @@ class Host:
         if frame.status == frames.STATUS_OK:
             result = self._take_result(hosted, frame)
         else:
-            text = frame.message if not frame.type_name else f"{frame.type_name}: {frame.message}"
+            names_type = frame.type_name and frame.kind in ("", "user_exception", "setup_failed")  # others say it all
+            text = f"{frame.type_name}: {frame.message}" if names_type else frame.message
             exception = self._take_exception(hosted, frame.payload)
             why = failure(frame.kind or "user_exception", text, frame.traceback, exception)
         self._emit(events.RunnerResult(hosted.instance_id, frame.attempt, result, why, frame.setup_us, frame.run_us))

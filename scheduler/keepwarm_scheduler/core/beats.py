@@ -53,8 +53,12 @@ def on_beat(cluster: Cluster, node: Node, beat: AgentBeat) -> None:
 
 
 def _hands_over(cluster: Cluster, beat: AgentBeat) -> bool:
-    """Whether an outcome of an earlier epoch is still to come: said ahead of this beat unless its result is large."""
-    for held in beat.held:
+    """Whether an outcome of an earlier epoch is still to come.
+
+    It was said ahead of this beat, unless its result is large and on its way, or its process is just being killed.
+    """
+    dying = [attempt for each in beat.instances if each.state == "stopping" for attempt in each.attempts]
+    for held in (*beat.held, *dying):
         key = (held.session_id, held.call_number)
         session = cluster.sessions.get(held.session_id)
         is_new = session is None or held.call_number not in session.seen
@@ -108,8 +112,7 @@ def _sync_instance(cluster: Cluster, node: Node, reported: ReportedInstance) -> 
         put_on_idle(instance)
         _idle_again(cluster, instance, reported)
     elif instance.state is InstanceState.IDLE and instance.is_lease_unknown and reported.state == "idle":
-        rebuild_lease(cluster, instance, reported.leases)
-        hold_lease(cluster, instance)
+        _learn_lease(cluster, instance, reported)
     for running in reported.attempts:
         _sync_attempt(cluster, instance, running)
 
@@ -119,6 +122,14 @@ def _stop_unknown(cluster: Cluster, node: Node, reported: ReportedInstance) -> N
     if reported.state == "idle":
         command = cluster.next_command(node)
         cluster.send(node, StopInstance(command, reported.instance_id, reported.sequence, "stopped"))
+
+
+def _learn_lease(cluster: Cluster, instance: Instance, reported: ReportedInstance) -> None:
+    """The lease that only the agent knows; a beat from before the end that left it unknown does not tell it."""
+    if reported.sequence >= instance.sequence:
+        instance.sequence = reported.sequence
+        rebuild_lease(cluster, instance, reported.leases)
+        hold_lease(cluster, instance)
 
 
 def _adopt_instance(cluster: Cluster, node: Node, reported: ReportedInstance) -> Instance:

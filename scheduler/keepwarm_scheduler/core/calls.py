@@ -132,12 +132,18 @@ def attempt_done(cluster: Cluster, node: Node, message: AttemptDone) -> None:
     instance, call = attempt.instance, attempt.call
     instance.sequence = max(instance.sequence, message.sequence)
     free_instance(cluster, attempt)
+    # An earlier scheduler gave the attempt up for its own reasons; the call's client is here and wants the call.
+    is_given_up = call is not None and message.status == Status.CANCELLED and not call.cancel_reason
     if call is None:
         _stale_outcome(cluster, node, message)
+    elif is_given_up:
+        cluster.settle(node, message.attempt)
     else:
         instance.pool.statistics.add_run(message.run_us * 1_000)
         _end_call(cluster, node, call, attempt, message)
     _after_use(cluster, instance, attempt)
+    if call is not None and is_given_up:
+        place_again(cluster, call)
     serve_node(cluster, node)
 
 
@@ -172,6 +178,10 @@ def _stale_outcome(cluster: Cluster, node: Node, message: AttemptDone) -> None:
     """Not a current attempt of this node: an old one, or one of an earlier scheduler whose client is to come back."""
     key = (message.session_id, message.call_number)
     session = cluster.sessions.get(message.session_id)
+    if message.status == Status.CANCELLED:
+        # By a scheduler for its own reasons (a client gone silent): who wants the call cancelled will ask again.
+        cluster.settle(node, message.attempt)
+        return
     if epoch_of(message.attempt) < cluster.epoch and (session is None or message.call_number not in session.seen):
         if key not in cluster.held:
             cluster.held[key] = (node, message)

@@ -166,6 +166,8 @@ def received(cluster: Cluster, session: Session, message: Received) -> None:
         call = session.calls.get(number)
         if call is not None:
             forget(cluster, call)
+        else:
+            session.seen.add(number)  # answered under an earlier scheduler: not missing, and never to be run again
 
 
 def beat(cluster: Cluster, session: Session, message: ClientBeat) -> None:

@@ -1,4 +1,4 @@
-"""An agent's process: the real core, its turns, its crashes. What the core wants done on the node is in ``machines``."""
+"""An agent's process: the real core, its turns, its crashes. What it wants done on the node is done in ``machines``."""
 
 from random import Random
 

@@ -10,16 +10,20 @@ from support.simulation.clock import MILLISECOND, SECOND
 from support.simulation.machines import Trouble
 from support.simulation.network import CALM, Rates
 
-__all__ = ["SCENARIOS", "Fault", "Scenario", "plan"]
+__all__ = ["BRIEF_NS", "SCENARIOS", "Fault", "Scenario", "plan"]
 
 LOSING = Rates(loss=0.15, delay_max_ns=20 * MILLISECOND)
-DUPLICATING = Rates(duplicate=0.3, slow=0.05)
+DUPLICATING = Rates(duplicate=0.3, slow=0.1)
 REORDERING = Rates(reorder=0.3, slow=0.15, delay_max_ns=50 * MILLISECOND)
 BAD = Rates(loss=0.05, duplicate=0.1, reorder=0.1, slow=0.05, delay_max_ns=30 * MILLISECOND)
 
 
+BRIEF_NS = 3 * SECOND
+"""Shorter than the scheduler waits for a silent node or session in these runs; most faults are."""
+
+
 class Scenario(NamedTuple):
-    """One way in which things go wrong. ``faults`` are the most there may be of each kind."""
+    """One way in which things go wrong. ``faults`` are the most there may be of each kind; a third of them are long."""
 
     rates: Rates = CALM
     faults: tuple[tuple[str, int], ...] = ()
@@ -28,6 +32,7 @@ class Scenario(NamedTuple):
     clients: int = 2
     calls: int = 14
     duration_ns: int = 20 * SECOND
+    fault_max_ns: int = 20 * SECOND
 
 
 class Fault(NamedTuple):
@@ -57,6 +62,9 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "trouble": Scenario(trouble=Trouble(build=0.2, lock=0.2, spawn=0.2, slow_exit=0.5)),
     "absent-client": Scenario(faults=(("partition client", 2), ("crash scheduler", 2), ("partition agent", 1))),
+    "brief-absence": Scenario(
+        faults=(("partition client", 3), ("break client", 2), ("crash scheduler", 3)), fault_max_ns=BRIEF_NS
+    ),
     "everything": Scenario(
         BAD,
         faults=(
@@ -69,17 +77,13 @@ SCENARIOS: dict[str, Scenario] = {
     ),
 }  # fmt: skip
 
-_SHORT_NS = 3 * SECOND
-_LONG_NS = 14 * SECOND
-"""Longer than the scheduler waits for a silent node or session in these runs."""
-
 
 def plan(scenario: Scenario, random: Random) -> list[Fault]:
     """What goes wrong in one run: of each kind at least one, if there may be any."""
     faults = []
     for kind, most in scenario.faults:
         for _ in range(random.randint(1, most)):
-            longest_ns = random.choice((_SHORT_NS, _SHORT_NS, _LONG_NS))
+            longest_ns = random.choice((BRIEF_NS, BRIEF_NS, scenario.fault_max_ns))
             at_ns = random.randrange(SECOND, scenario.duration_ns)
             faults.append(Fault(at_ns, kind, random.randrange(1 << 16), random.randrange(SECOND // 2, longest_ns)))
     return sorted(faults)

@@ -146,9 +146,7 @@ class Machine:
             return
         process = Process(instance_id, self.host, self.random.random() < self.trouble.slow_exit)
         self.processes[instance_id] = process
-        self.history.add(
-            self.clock.now_ns, "spawn", self.node, instance_id, effect.memory_bytes, effect.gpus * 1000
-        )
+        self.history.add(self.clock.now_ns, "spawn", self.node, instance_id, effect.memory_bytes, effect.gpus * 1000)
         if luck < self.trouble.spawn:
             self._later(MILLISECOND, 50 * MILLISECOND, lambda _: self._exit(process, None, "SIGSEGV"))
         else:

@@ -37,11 +37,9 @@ class Journal:
     nodes: dict[str, None] = field(default_factory=dict)
 
     def begin_epoch(self) -> Restored:
-        """Count a start and read back what an earlier one left."""
+        """Count a start and read back what earlier ones left; a node is kept until it is forgotten on purpose."""
         self.epoch += 1
-        restored = Restored(tuple(self.locks.values()), tuple(self.nodes))
-        self.nodes.clear()
-        return restored
+        return Restored(tuple(self.locks.values()), tuple(self.nodes))
 
     def write(self, record: SaveLock | SaveNode | ForgetNode) -> None:
         """Keep one record."""
@@ -171,10 +169,9 @@ class SchedulerHost:
             self._queue(effect.peer, effect.message)
         elif isinstance(effect, SaveLock | SaveNode | ForgetNode):
             self._syncing.append(effect)
-        elif isinstance(effect, DropPayload):
-            self.payloads.pop(effect.payload_id, None)
         else:
-            raise AssertionError(f"the scheduler wants to stop: {effect.reason}")
+            assert isinstance(effect, DropPayload), f"the scheduler wants to stop: {effect}"
+            self.payloads.pop(effect.payload_id, None)
 
     def _queue(self, peer: bytes, message: Message) -> None:
         self._outgoing.setdefault(peer, []).append(message)
@@ -192,9 +189,7 @@ class SchedulerHost:
         effects = self.core.handle(self._now(), event)
         if call.outcome is not None:
             key = (message.session_id, message.call_number)
-            self.history.add(
-                self.clock.now_ns, "recorded", self.epoch, *key, message.attempt, current, is_recovered
-            )
+            self.history.add(self.clock.now_ns, "recorded", self.epoch, *key, message.attempt, current, is_recovered)
         return effects
 
     def _note(self, effect: Send) -> None:

@@ -34,9 +34,9 @@ _SPECS = (
     canonical_spec(("numpy", "requests"), "3.11"),
 )
 
-BEHAVIOURS = {"ok": 70, "raise": 6, "crash": 5, "flaky": 5, "hang": 4, "stubborn": 2, "large": 4, "print": 4}
+BEHAVIOURS = {"ok": 70, "raise": 6, "crash": 5, "flaky": 5, "hang": 4, "stubborn": 2, "large": 4, "print": 4, "long": 3}
 """What calls do, by weight. *flaky* kills its process the first time; *hang* ends only when asked to, *stubborn* not
-even then; *large* returns more than a message may hold."""
+even then; *large* returns more than a message may hold; *long* runs longer than a silent client is waited for."""
 
 ENDLESS = ("hang", "stubborn")
 
@@ -90,28 +90,49 @@ def result_origin(result: bytes) -> tuple[str, int]:
     return uid.decode(), int(attempt)
 
 
+class _Needs(NamedTuple):
+    """What of a function decides, with its spec, who shares instances with it."""
+
+    spec: int
+    cpu: int
+    memory_bytes: int
+    gpu: int
+    env_vars: tuple[Pair, ...]
+
+
 def functions(random: Random, count: int) -> list[Declared]:
-    """A client's functions. Clients share names, so that they share instances."""
-    return [_function(random) for _ in range(count)]
+    """A client's functions. Most have the same needs and differ in their keep_alive: they share instances."""
+    common = _needs(random)
+    return [_function(random, common if random.random() < 0.7 else _needs(random)) for _ in range(count)]
 
 
-def _function(random: Random) -> Declared:
+def _needs(random: Random) -> _Needs:
+    return _Needs(
+        random.randrange(len(_SPECS)),
+        random.choice((500, 1000, 1000)),
+        random.choice(_MEMORY),
+        random.choice((0, 0, 0, 1000)),
+        random.choice(((), (Pair("MODE", "x"),))),
+    )
+
+
+def _function(random: Random, needs: _Needs) -> Declared:
     keep_alive_us = random.choice(_KEEP_ALIVES_US)
-    spec = random.choice(_SPECS)
-    name = f"app:{'abc'[_SPECS.index(spec)]}{keep_alive_us}"
+    name = f"app:{'abc'[needs.spec]}{keep_alive_us}"
     options = FunctionOptions(
         keep_alive_us=keep_alive_us,
         queue_timeout_us=random.choice((FOREVER_US, FOREVER_US, 20_000_000)),
         startup_timeout_us=30_000_000,
-        run_timeout_us=3_000_000,
-        overall_timeout_us=random.choice((FOREVER_US, FOREVER_US, 25_000_000)),
+        run_timeout_us=random.choice((3_000_000, 20_000_000)),
+        overall_timeout_us=random.choice((FOREVER_US, FOREVER_US, 6_000_000, 25_000_000)),
         retries=RetryLimits(lost_node=random.choice((3, 10)), exceptions=random.choice((0, 1)), crash=2),
-        cpu=random.choice((500, 1000, 1000)),
-        memory_bytes=random.choice(_MEMORY),
-        gpu=random.choice((0, 0, 0, 1000)),
-        env_vars=random.choice(((), (Pair("MODE", "x"),))),
+        cpu=needs.cpu,
+        memory_bytes=needs.memory_bytes,
+        gpu=needs.gpu,
+        env_vars=needs.env_vars,
     )
-    return Declared(name, hashlib.sha256(name.encode()).digest(), spec, random.random() < 0.3, options)
+    version = hashlib.sha256(name.encode()).digest()
+    return Declared(name, version, _SPECS[needs.spec], random.random() < 0.3, options)
 
 
 def planned_calls(random: Random, client: str, count: int, functions_count: int, until_ns: int) -> list[Planned]:
@@ -121,6 +142,8 @@ def planned_calls(random: Random, client: str, count: int, functions_count: int,
     for number in range(count):
         behaviour = random.choices(tuple(BEHAVIOURS), tuple(BEHAVIOURS.values()))[0]
         run_ns = random.choice((MILLISECOND, 20 * MILLISECOND, 200 * MILLISECOND, 1_500 * MILLISECOND))
+        if behaviour == "long":
+            run_ns = 12 * SECOND
         cancelled = random.random() < 0.08
         planned.append(
             Planned(

@@ -14,6 +14,17 @@ def test_two_settings_suffice() -> None:
     assert config == AgentConfig("ipc:///run/kw.sock", Path("/var/lib/kw"), "n1")
 
 
+def test_no_setting_is_needed_beside_a_scheduler_started_in_the_same_home() -> None:
+    config = parse_command_line(["--node", "n1"], {"KEEPWARM_HOME": "/kw"})
+    assert config == AgentConfig("ipc:///kw/cluster/scheduler.sock", Path("/kw/nodes/n1"), "n1")
+
+
+def test_an_agent_joins_the_cluster_that_programs_are_told_of() -> None:
+    variables = {"KEEPWARM_ADDRESS": "ipc:///a.sock"}
+    assert parse_command_line(["--node", "n1"], variables).scheduler == "ipc:///a.sock"
+    assert parse_command_line([], {**variables, "KEEPWARM_SCHEDULER": "ipc:///b.sock"}).scheduler == "ipc:///b.sock"
+
+
 def test_every_flag_is_read() -> None:
     flags = ["--python", "/a", "--python", "/b", "--cpu", "0.5", "--memory", "2G", "--label", "zone=a=b"]
     config = parse_command_line([*NEEDED, *flags, "--log-level", "debug", "--store-size", "1M"], {})
@@ -40,11 +51,10 @@ def test_variables_stand_in_for_flags_and_flags_win() -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--home", "/h"], "--scheduler ipc://"),
         (["--scheduler", "tcp://host:1", "--home", "/h"], "not supported yet"),
         (["--scheduler", "host:1", "--home", "/h"], "no address"),
         (["--scheduler", "ipc://", "--home", "/h"], "no address"),
-        (["--scheduler", "ipc:///s"], "--home DIR"),
+        (["--node", "../n1"], "--home DIR"),
         ([*NEEDED, "--cpu", "0"], "number of cores"),
         ([*NEEDED, "--cpu", "many"], "number of cores"),
         ([*NEEDED, "--cpu", "nan"], "number of cores"),

@@ -176,7 +176,7 @@ def on_process_exited(state: AgentState, event: events.ProcessExited) -> None:
     why = _why_died(instance, event)
     attempt = state.attempts.get(instance.attempt)
     if attempt is not None:
-        _settle_dead(state, attempt, why)
+        _settle_dead(state, attempt, why, event)
     if instance.state is InstanceState.STOPPING:
         instances.end(state, instance, instance.end_cause, instance.end_failure, instance.end_retryable)
     elif instance.state is InstanceState.STARTING:
@@ -283,14 +283,14 @@ def _attempt_of(state: AgentState, instance_id: int, token: int) -> Attempt | No
     return attempt
 
 
-def _settle_dead(state: AgentState, attempt: Attempt, why: wire.Failure) -> None:
+def _settle_dead(state: AgentState, attempt: Attempt, why: wire.Failure, event: events.ProcessExited) -> None:
     if attempt.verdict is not None:
         status, verdict = attempt.verdict
         settle(state, attempt, status, _NO_RESULT, failure(verdict.kind, verdict.message, why.detail))
     elif not attempt.began or state.stopping:
         refuse(state, attempt)
     else:
-        settle(state, attempt, wire.Status.FAILED, _NO_RESULT, why)
+        settle(state, attempt, wire.Status.FAILED, _NO_RESULT, _for_programs(why, event))
 
 
 def _why_died(instance: Instance, event: events.ProcessExited) -> wire.Failure:
@@ -301,3 +301,11 @@ def _why_died(instance: Instance, event: events.ProcessExited) -> wire.Failure:
         return failure(failures.OUT_OF_MEMORY, f"The process used too much memory: {event.out_of_memory}.", detail)
     how = f"was killed by {event.signal_name}" if event.signal_name else f"ended with exit code {event.exit_code}"
     return failure(failures.PROCESS_DIED, f"The process {how}.", detail)
+
+
+def _for_programs(why: wire.Failure, event: events.ProcessExited) -> wire.Failure:
+    """The same with a first line of detail that programs can read: the caller's error has it as a number."""
+    if why.kind not in (failures.PROCESS_DIED, failures.OUT_OF_MEMORY):
+        return why
+    told = f"signal={event.signal_name}" if event.signal_name else f"exit_code={event.exit_code}"
+    return why._replace(detail=f"{told}\n{why.detail}")

@@ -39,9 +39,7 @@ def check(history: History) -> Iterator[str]:
             yield from _check_origin(entry, cancelled, runs, ran)
 
 
-def _check_origin(
-    end: Entry, cancelled: set[str], runs: dict[int, Entry], ran: dict[int, Entry]
-) -> Iterator[str]:
+def _check_origin(end: Entry, cancelled: set[str], runs: dict[int, Entry], ran: dict[int, Entry]) -> Iterator[str]:
     _, _, _, uid, status, result, kind, message = end
     if status == Status.SUCCEEDED or kind == "user_exception":
         origin, attempt = result_origin(result or message.encode())

@@ -1,34 +1,34 @@
 """What runs on a node never needs more than the node has."""
 
-from collections import Counter
 from collections.abc import Iterator
 
+from keepwarm_wire.identifiers import epoch_of
 from support.simulation.history import History
 
 __all__ = ["check"]
 
 
 def check(history: History) -> Iterator[str]:
-    """Follow memory and GPUs of live processes, and cpu of running calls."""
+    """Follow memory and GPUs of live processes, and cpu of running calls.
+
+    A scheduler that has just started does not know what cpu and GPUs an instance of an earlier epoch holds until a
+    client declares its function again: those of the same epoch alone must fit.
+    """
     capacity = {entry[2]: dict(entry[3:]) for entry in history.of("node")}
-    used: dict[str, Counter[str]] = {node: Counter() for node in capacity}
-    processes: dict[int, tuple[int, int]] = {}
-    running: dict[int, int] = {}
+    used: dict[tuple[str, str, int], int] = {}
+    amounts: dict[tuple[str, int], int] = {}
     cpus = {entry[3]: entry[4] for entry in history.of("submit")}
     for entry in history.of("spawn", "gone", "run", "ran"):
-        node, instance = entry[2], entry[3]
-        on_node = used[node]
-        if entry[1] == "spawn":
-            processes[instance] = entry[4:6]
-            on_node.update(memory=entry[4], gpu=entry[5])
-        elif entry[1] == "gone":
-            memory, gpu = processes.pop(instance)
-            on_node.subtract(memory=memory, gpu=gpu)
-        elif entry[1] == "run":
-            running[entry[4]] = cpus[entry[5]]
-            on_node.update(cpu=running[entry[4]])
-        else:
-            on_node.subtract(cpu=running.pop(entry[4]))
-        for name, amount in on_node.items():
-            if amount > capacity[node][name]:
-                yield f"{node} has {capacity[node][name]} {name} and uses {amount} at {entry[0] / 1e9:g} s"
+        at_ns, kind, node, instance = entry[:4]
+        if kind == "spawn":
+            amounts["memory", instance], amounts["gpu", instance] = entry[4:6]
+        elif kind == "run":
+            amounts["cpu", entry[4]] = cpus[entry[5]]
+        names = ("memory", "gpu") if kind in ("spawn", "gone") else ("cpu",)
+        for name in names:
+            token = instance if name != "cpu" else entry[4]
+            place = (node, name, 0 if name == "memory" else epoch_of(token))
+            sign = 1 if kind in ("spawn", "run") else -1
+            used[place] = used.get(place, 0) + sign * amounts[name, token]
+            if used[place] > capacity[node][name]:
+                yield f"{node} has {capacity[node][name]} {name} and uses {used[place]} at {at_ns / 1e9:g} s"

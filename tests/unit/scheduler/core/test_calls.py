@@ -45,7 +45,8 @@ def test_a_lost_received_is_repaired() -> None:
     driver.advance(4)
     assert len(client.outcomes(call)) > 1
     client.acknowledge(call)
-    assert not driver.cluster.sessions[client.session_id].calls and not agent.held
+    assert not driver.cluster.sessions[client.session_id].calls
+    assert not agent.held
 
 
 @pytest.mark.parametrize("kind", [wire.AttemptDone, wire.Final, wire.AttemptStarted])
@@ -80,7 +81,8 @@ def test_a_cancelled_call_that_waits_ends_at_once_and_never_runs() -> None:
     client.cancel(call)
     assert client.status(call) == "cancelled"
     agent = driver.agent()
-    assert not agent.attempts and not agent.instances
+    assert not agent.attempts
+    assert not agent.instances
 
 
 def test_a_cancelled_call_that_runs_is_stopped_by_its_node() -> None:
@@ -117,7 +119,8 @@ def test_a_cancelled_call_whose_dispatch_was_lost_is_not_placed_again() -> None:
     client.cancel(call)
     driver.advance(5)
     assert client.status(call) == "cancelled"
-    assert len(agent.executed) == 1 and not agent.attempts
+    assert len(agent.executed) == 1
+    assert not agent.attempts
     assert driver.pool().queued == 0
 
 
@@ -133,7 +136,9 @@ def test_the_queue_timeout_ends_a_call_that_waits() -> None:
     driver.advance(0.2)
     assert client.status(waiting) == "timed out"
     failure = client.outcome(waiting).failure
-    assert failure is not None and failure.kind == "queue_timeout" and "5 s" in failure.message
+    assert failure is not None
+    assert failure.kind == "queue_timeout"
+    assert "5 s" in failure.message
 
 
 def test_the_queue_timeout_leaves_a_running_call_alone() -> None:
@@ -153,13 +158,15 @@ def test_the_overall_timeout_ends_a_call_that_runs_and_stops_it() -> None:
     agent.complete()
     assert client.status(call) == "timed out"
     client.acknowledge(call)
-    assert not agent.held and driver.node().free["cpu"] == 4000
+    assert not agent.held
+    assert driver.node().free["cpu"] == 4000
 
 
 def test_an_exception_is_final_by_default() -> None:
     client, agent, call = started(Driver())
     agent.complete(status=Status.FAILED, failure=EXCEPTION)
-    assert client.status(call) == "failed" and client.outcome(call).failure == EXCEPTION
+    assert client.status(call) == "failed"
+    assert client.outcome(call).failure == EXCEPTION
 
 
 def test_exceptions_are_retried_as_often_as_asked_with_growing_delays() -> None:
@@ -173,7 +180,8 @@ def test_exceptions_are_retried_as_often_as_asked_with_growing_delays() -> None:
         assert len(agent.attempts) == 1
     agent.complete(status=Status.FAILED, failure=EXCEPTION)
     assert client.status(call) == "failed"
-    assert len(agent.executed) == 3 and not driver.cluster.attempts
+    assert len(agent.executed) == 3
+    assert not driver.cluster.attempts
 
 
 def test_a_call_that_waits_for_its_retry_can_be_cancelled() -> None:
@@ -193,7 +201,8 @@ def test_a_call_that_kills_its_process_fails_at_once() -> None:
     driver.settle()
     assert client.status(call) == "failed"
     failure = client.outcome(call).failure
-    assert failure is not None and failure.kind == "process_died"
+    assert failure is not None
+    assert failure.kind == "process_died"
     assert not driver.instances
 
 
@@ -228,7 +237,8 @@ def test_the_word_of_a_death_before_the_outcome_changes_nothing() -> None:
     driver.lose(wire.AttemptDone)
     agent.die(driver.instances[0].instance_id)
     driver.settle()
-    assert not client.outcomes(call) and not driver.instances
+    assert not client.outcomes(call)
+    assert not driver.instances
     driver.advance(3)
     assert client.status(call) == "failed"
 
@@ -262,7 +272,8 @@ def test_a_stale_attempts_outcome_does_not_count() -> None:
     assert client.outcome(call).result == b"current"
     client.acknowledge(call)
     driver.advance(5)
-    assert not agent.held and not other.held
+    assert not agent.held
+    assert not other.held
 
 
 def test_duplicates_of_every_message_change_nothing() -> None:
@@ -280,6 +291,7 @@ def test_duplicates_of_every_message_change_nothing() -> None:
     assert client.status(waiting) == "cancelled"
     client.acknowledge(waiting)
     driver.advance(20)
-    assert len(agent.executed) == 3 and not agent.held
+    assert len(agent.executed) == 3
+    assert not agent.held
     assert [ending.cause for ending in agent.endings] == ["expired"]
     assert driver.node().free == driver.node().capacity

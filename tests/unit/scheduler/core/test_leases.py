@@ -40,7 +40,8 @@ def test_terms_are_restarted_and_never_summed() -> None:
 def test_an_endless_lease_has_all_time_left() -> None:
     lease = Lease()
     lease.restart("f", 5, FOREVER_US)
-    assert lease.is_infinite and lease.deadline_ns == FOREVER_NS
+    assert lease.is_infinite
+    assert lease.deadline_ns == FOREVER_NS
     assert lease.remaining_us(1 << 60) == FOREVER_US
 
 
@@ -54,7 +55,7 @@ def test_an_endless_lease_ends_when_its_function_asks_for_less() -> None:
 
 def test_the_instance_ends_at_most_one_tick_after_its_deadline() -> None:
     driver = Driver(now_ns=1_000 * SECOND_NS + 123_456_789)
-    client, agent = warm(driver, keep_alive=10)
+    _client, agent = warm(driver, keep_alive=10)
     deadline_ns = driver.instances[0].lease.deadline_ns
     assert deadline_ns == driver.now_ns + 10 * SECOND_NS
     driver.advance(11)
@@ -101,10 +102,11 @@ def test_the_longest_term_of_a_shared_instance_counts() -> None:
 
 def test_an_endless_lease_is_in_no_wheel() -> None:
     driver = Driver()
-    client, agent = warm(driver, keep_alive=None)
+    _client, agent = warm(driver, keep_alive=None)
     assert len(driver.cluster.leases) == 0
     driver.advance(4 * 3600)
-    assert not agent.endings and len(driver.instances) == 1
+    assert not agent.endings
+    assert len(driver.instances) == 1
 
 
 def test_an_instance_that_serves_nobody_lives_for_the_term_it_was_started_for() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from keepwarm_wire import messages as wire
 from keepwarm_worker.core import effects, events
-from support.agent_core import BODY, CONFIG, VERSION, Driver, welcomed
+from support.agent_core import BODY, VERSION, Driver, welcomed
 
 BIG = wire.Reference(b"a" * 16, 1_000_000, b"d" * 32)
 USER_ERROR = wire.Failure("user_exception", "boom", "Traceback")
@@ -54,26 +54,6 @@ def test_started_is_said_only_when_the_runner_says_so_and_once() -> None:
     assert not driver.out
 
 
-def test_an_outcome_is_repeated_with_every_beat_until_final() -> None:
-    driver = _ready()
-    driver.running()
-    driver.result()
-    driver.wait(2)
-    assert len(driver.said(wire.AttemptDone)) == 2
-    assert [held.attempt for held in driver.said(wire.AgentBeat)[0].held] == [10]
-    driver.receive(wire.Final((10, 99)))
-    driver.wait(0.9)
-    assert not driver.said(wire.AttemptDone)
-
-
-def test_a_final_for_a_running_attempt_forgets_nothing() -> None:
-    driver = _ready()
-    driver.running()
-    driver.receive(wire.Final((10,)))
-    driver.result()
-    assert driver.said(wire.AttemptDone)
-
-
 @pytest.mark.parametrize(("instance_id", "reason"), [(99, "gone"), (1, "busy"), (2, "starting")])
 def test_a_dispatch_to_an_instance_that_is_not_idle_is_refused(instance_id: int, reason: str) -> None:
     driver = _ready()
@@ -113,85 +93,6 @@ def test_a_function_by_reference_suits_every_python() -> None:
     driver.receive(BODY._replace(codec="pickle"))
     driver.dispatch()
     assert driver.done(effects.StartCall)
-
-
-def test_arguments_by_reference_are_fetched_before_the_call_and_dropped_after() -> None:
-    driver = _ready()
-    driver.dispatch(arguments=BIG)
-    assert driver.out == [effects.FetchPayload(BIG)]
-    driver.feed(events.PayloadFetched(BIG.payload_id))
-    assert driver.done(effects.StartCall)[0].arguments == BIG
-    driver.feed(events.RunnerStarted(1, 10, False))
-    driver.result()
-    assert driver.done(effects.DropPayload) == [effects.DropPayload(BIG.payload_id)]
-
-
-def test_arguments_that_cannot_be_had_fail_the_call() -> None:
-    driver = _ready()
-    driver.dispatch(arguments=BIG)
-    driver.feed(events.PayloadMissing(BIG.payload_id, wire.Failure("payload_unknown", "gone")))
-    (done,) = driver.said(wire.AttemptDone)
-    assert done.failure == wire.Failure("payload_unknown", "gone")
-    assert not driver.core.state.payloads
-
-
-def test_a_large_body_is_fetched_once_and_kept() -> None:
-    driver = welcomed()
-    driver.ready()
-    driver.dispatch()
-    driver.receive(BODY._replace(body=BIG))
-    assert driver.done(effects.FetchPayload)
-    driver.feed(events.PayloadFetched(BIG.payload_id))
-    assert driver.done(effects.LoadFunction)[0].body == BIG
-    driver.feed(events.RunnerStarted(1, 10, True))
-    driver.result()
-    assert not driver.done(effects.DropPayload)
-
-
-def test_the_longest_unused_function_is_forgotten_over_the_limit() -> None:
-    driver = welcomed(CONFIG._replace(function_bytes_max=10))
-    driver.ready()
-    for letter in (b"a", b"b"):
-        driver.receive(BODY._replace(version=letter * 32, body=b"12345"))
-    driver.dispatch(version=b"a" * 32)
-    driver.receive(BODY._replace(version=b"c" * 32, body=b"12345"))
-    assert list(driver.core.state.functions) == [b"a" * 32, b"c" * 32]
-
-
-def test_a_large_result_is_handed_over_before_its_outcome() -> None:
-    driver = _ready()
-    driver.running()
-    driver.result(result=events.SpooledResult(1_000_000))
-    assert driver.out == [effects.UploadResult(10)]
-    assert driver.core.state.instances[1].state == "idle"
-    driver.wait(1)
-    assert not driver.said(wire.AttemptDone)
-    assert [held.attempt for held in driver.said(wire.AgentBeat)[0].held] == [10]
-    driver.feed(events.ResultStored(10, BIG))
-    assert driver.said(wire.AttemptDone)[0].result == BIG
-    driver.receive(wire.Final((10,)))
-    assert driver.done(effects.DropResult) == [effects.DropResult(10)]
-
-
-def test_a_new_scheduler_gets_large_results_again_before_their_outcomes() -> None:
-    driver = _ready()
-    driver.running()
-    driver.result(result=events.SpooledResult(1_000_000))
-    driver.feed(events.ResultStored(10, BIG))
-    driver.welcome(epoch=2)
-    assert driver.done(effects.UploadResult)
-    assert not driver.said(wire.AttemptDone)
-    driver.feed(events.ResultStored(10, BIG))
-    assert driver.said(wire.AttemptDone)[0].result == BIG
-
-
-def test_a_result_that_the_scheduler_will_not_take_fails_the_call() -> None:
-    driver = _ready()
-    driver.running()
-    driver.result(result=events.SpooledResult(1_000_000))
-    driver.feed(events.ResultRefused(10, wire.Failure("payload_too_large", "no")))
-    (done,) = driver.said(wire.AttemptDone)
-    assert (done.status, done.failure) == (wire.Status.FAILED, wire.Failure("payload_too_large", "no"))
 
 
 def test_a_cancel_asks_first_and_a_call_that_obeys_keeps_its_instance() -> None:
@@ -278,7 +179,9 @@ def test_a_death_in_a_call_is_that_calls() -> None:
     driver.feed(events.RunnerOutput(1, 2, b"corrupted size"))
     driver.exited(1, None, "SIGABRT")
     (done,) = driver.said(wire.AttemptDone)
-    assert done.failure == wire.Failure("process_died", "The process was killed by SIGABRT.", "corrupted size")
+    assert done.failure == wire.Failure(
+        "process_died", "The process was killed by SIGABRT.", "signal=SIGABRT\ncorrupted size"
+    )
     assert driver.said(wire.InstanceEnded)[0].cause == "died"
 
 
@@ -333,3 +236,13 @@ def test_a_runner_cannot_speak_for_another_instances_attempt() -> None:
     assert not driver.out
     driver.result(10, instance_id=1)
     assert driver.said(wire.AttemptDone)[0].instance_id == 1
+
+
+def test_a_forged_word_of_the_runner_out_of_turn_is_ignored() -> None:
+    """User code shares the runner's socket: whatever comes in whatever order must not confuse the agent."""
+    driver = _ready()
+    driver.dispatch()
+    driver.feed(events.RunnerSetupDone(1, 10))
+    assert not driver.out
+    driver.exited(1, None, "SIGKILL")
+    assert driver.said(wire.AttemptRefused)

@@ -1,0 +1,166 @@
+"""Clients: sessions over connections, declarations, credit, beats."""
+
+from keepwarm_scheduler.core.effects import DropPayload
+from keepwarm_scheduler.core.events import PeerLost
+from keepwarm_wire import messages as wire
+from support.scheduler_driver import Driver, warm
+
+
+def test_a_session_outlives_its_connection() -> None:
+    driver = Driver()
+    client, agent = warm(driver)
+    call = client.submit()
+    driver.feed(PeerLost(client.peer))
+    agent.complete()
+    assert not client.outcomes(call)
+    del driver.clients[client.peer]
+    client.peer = driver.new_peer()
+    driver.clients[client.peer] = client
+    client.hello()
+    assert client.of(wire.Welcome)[-1].known
+    assert client.status(call) == "succeeded"
+
+
+def test_a_client_that_says_hello_on_a_second_connection_is_served_there() -> None:
+    driver = Driver()
+    client = driver.client()
+    old, client.peer = client.peer, driver.new_peer()
+    driver.clients[client.peer] = client
+    client.hello()
+    driver.transmit(old, wire.ClientBeat(9, 0))
+    assert client.of(wire.Refused)[-1].code == "hello_first"
+    assert len(driver.cluster.sessions) == 1
+
+
+def test_a_session_unheard_for_half_a_minute_is_ended() -> None:
+    driver = Driver()
+    client, agent = warm(driver)
+    client.submit()
+    del driver.clients[client.peer]
+    driver.advance(29)
+    assert not agent.cancelled
+    driver.advance(2)
+    assert agent.cancelled
+    assert not driver.cluster.sessions
+    agent.complete()
+    assert not agent.held
+
+
+def test_a_goodbye_cancels_what_is_unfinished_and_keeps_nothing() -> None:
+    driver = Driver()
+    agent, client = driver.agent(cpu=1000), driver.client()
+    client.declare(queue_timeout=60, overall_timeout=60)
+    client.submit()
+    client.submit()
+    client.say(wire.Goodbye("done"))
+    assert agent.cancelled
+    assert not driver.cluster.sessions
+    assert driver.pool().queued == 0
+    assert driver.cluster.timers.entry_count() == 2  # the node's, and the pool's that looks again once more
+
+
+def test_payloads_are_dropped_when_nobody_needs_them() -> None:
+    driver = Driver()
+    client, agent = warm(driver)
+    reference = wire.Reference(b"r" * 16, 1 << 20, b"d" * 32)
+    client.say(wire.Submit(2, 1, 0, False, reference))
+    assert agent.attempts
+    assert not driver.done(DropPayload)
+    agent.complete()
+    assert driver.done(DropPayload) == [DropPayload(b"r" * 16)]
+
+
+def test_a_beat_names_what_never_arrived() -> None:
+    driver = Driver()
+    client, _agent = warm(driver)
+    driver.lose(wire.Submit)
+    lost = client.submit()
+    client.submit()
+    client.beat()
+    assert client.of(wire.ClientBeatReply)[-1].missing == (lost,)
+    client.submit(number=lost)
+    client.last += 1
+    client.beat()
+    assert client.of(wire.ClientBeatReply)[-1].missing == (client.last,)
+
+
+def test_a_call_of_an_unknown_function_is_named_as_missing_until_it_is_declared() -> None:
+    driver = Driver()
+    driver.agent()
+    client = driver.client()
+    driver.lose(wire.DeclareFunction)
+    client.declare()
+    call = client.submit()
+    client.beat()
+    assert client.of(wire.ClientBeatReply)[-1].missing == (call,)
+    client.say(client.declared[1])
+    client.submit(number=call)
+    client.beat()
+    assert client.of(wire.ClientBeatReply)[-1].missing == ()
+
+
+def test_a_call_submitted_twice_runs_once() -> None:
+    driver = Driver()
+    client, agent = warm(driver)
+    call = client.submit()
+    client.submit(number=call)
+    agent.complete()
+    client.submit(number=call)
+    client.acknowledge(call)
+    client.submit(number=call)
+    agent.complete()
+    assert len(client.outcomes(call)) == 2
+    assert len(agent.executed) == 2
+
+
+def test_calls_far_beyond_the_credit_are_not_taken() -> None:
+    driver = Driver(credit_calls=2)
+    client = driver.client()
+    assert client.of(wire.Welcome)[-1].credit_calls == 2
+    client.declare()
+    for _ in range(6):
+        client.submit()
+    assert len(driver.cluster.sessions[client.session_id].calls) == 4
+    client.beat()
+    assert client.of(wire.ClientBeatReply)[-1].missing == (5, 6)
+
+
+def test_a_spec_that_cannot_be_read_refuses_in_words() -> None:
+    driver = Driver()
+    client = driver.client()
+    client.declare()
+    client.say(client.declared[1]._replace(function_number=2, spec=b"{}"))
+    assert client.of(wire.Refused)[-1].code == "bad_spec"
+
+
+def test_too_many_functions_are_refused() -> None:
+    driver = Driver(functions_per_session_max=1)
+    client = driver.client()
+    client.declare("module:a")
+    client.declare("module:b")
+    assert client.of(wire.Refused)[-1].code == "too_many_functions"
+
+
+def test_a_full_scheduler_refuses_strangers_and_not_those_it_knows() -> None:
+    driver = Driver(sessions_max=1)
+    client = driver.client()
+    stranger = driver.client("t")
+    assert stranger.of(wire.Refused)[-1].code == "too_many_sessions"
+    client.hello()
+    assert client.of(wire.Welcome)[-1].known
+
+
+def test_received_of_an_unfinished_call_changes_nothing() -> None:
+    driver = Driver()
+    client, agent = warm(driver)
+    call = client.submit()
+    client.acknowledge(call, 99)
+    agent.complete()
+    assert client.status(call) == "succeeded"
+
+
+def test_cancelling_an_unknown_call_changes_nothing() -> None:
+    driver = Driver()
+    client, _ = warm(driver)
+    client.cancel(99)
+    assert not client.outcomes(99)

@@ -1,0 +1,71 @@
+"""How an agent leaves: what it ends, in which order, and its last word."""
+
+from keepwarm_wire import messages as wire
+from keepwarm_worker.core import effects, events
+from support.agent_core import CONFIG, SECOND, Driver, welcomed
+
+LOCAL = CONFIG._replace(alone_ns=30 * SECOND)
+
+
+def test_leaving_asks_the_idle_terminates_the_busy_and_says_goodbye_last() -> None:
+    driver = welcomed()
+    driver.ready(1)
+    driver.ready(2)
+    driver.running(10, instance_id=2)
+    driver.feed(events.StopRequested("SIGTERM"))
+    assert driver.done(effects.AskToExit) == [effects.AskToExit(1)]
+    assert driver.done(effects.Terminate) == [effects.Terminate(2)]
+    driver.exited(1)
+    assert not driver.done(effects.Exit)
+    driver.exited(2, None, "SIGTERM")
+    assert [type(each.message).__name__ for each in driver.done(effects.SendMessage)] == ["InstanceEnded", "Goodbye"]
+    assert isinstance(driver.out[-1], effects.Exit)
+    assert not driver.said(wire.AttemptDone)
+    assert driver.core.next_deadline() is None
+
+
+def test_a_call_that_ends_while_the_agent_leaves_is_reported() -> None:
+    driver = welcomed()
+    driver.ready()
+    driver.running()
+    driver.feed(events.StopRequested("SIGTERM"))
+    driver.result()
+    assert driver.said(wire.AttemptDone)[0].status == wire.Status.SUCCEEDED
+
+
+def test_leaving_takes_three_steps_at_most_whatever_hangs() -> None:
+    driver = welcomed()
+    driver.ready()
+    driver.feed(events.StopRequested("SIGTERM"))
+    driver.wait(3)
+    kinds = [type(each) for each in driver.out if not isinstance(each, effects.SendMessage)]
+    assert kinds[:2] == [effects.Terminate, effects.KillTree]
+    assert kinds[-1] is effects.Exit
+
+
+def test_an_agent_that_leaves_takes_nothing_on() -> None:
+    driver = welcomed()
+    driver.ready()
+    driver.feed(events.StopRequested("SIGTERM"))
+    driver.start(2)
+    assert driver.said(wire.InstanceEnded)[0].retryable
+    driver.dispatch(11, instance_id=1)
+    assert driver.said(wire.AttemptRefused)[0].reason == "stopping"
+
+
+def test_a_goodbye_of_the_scheduler_ends_the_agent() -> None:
+    driver = welcomed()
+    driver.receive(wire.Goodbye("stop"))
+    assert driver.done(effects.Exit)
+
+
+def test_a_local_agent_that_no_scheduler_welcomes_leaves() -> None:
+    driver = Driver(LOCAL)
+    driver.now_ns = 5_000 * SECOND  # the clock counts from the machine's start, not from ours
+    driver.feed(events.Tick())
+    driver.wait(29)
+    assert not [effect for effect in driver.log if isinstance(effect, effects.Exit)]
+    driver.wait(2)
+    assert [effect.reason for effect in driver.log if isinstance(effect, effects.Exit)] == [
+        "the scheduler is gone and nothing is left here"
+    ]
