@@ -127,6 +127,7 @@ class Daemon:
         if self._monitor in ready:
             self._on_monitor()
         self._perform(self._core.handle(time.monotonic_ns(), Tick()))
+        self._payloads.expire(time.monotonic_ns())
         if self._payloads.is_sending:
             for peer, chunk in self._payloads.send_some():
                 self._queue(peer, chunk)
@@ -180,8 +181,13 @@ class Daemon:
         else:
             field = _CARRIES_PAYLOAD.get(kind)
             payload = b"" if field is None else getattr(message, field)
-            if type(payload) is not Reference or payload.payload_id in payloads:
+            if type(payload) is not Reference:
                 return False
+            if payload.payload_id in payloads:
+                payloads.claim(payload.payload_id)
+                return False
+            if kind is AttemptDone and not self._core.wants_result(message):
+                return False  # settled long ago, and its bytes dropped: the agent has only to be told
             answer = payloads.wanted(peer, PayloadCredit(payload.payload_id, 0, 0))
         if answer is not None:
             self._queue(peer, answer)

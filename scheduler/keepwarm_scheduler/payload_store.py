@@ -7,6 +7,7 @@ is answered, and send it again. Files are 0600; their names are random ids.
 
 import hashlib
 import shutil
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,9 @@ from keepwarm_wire.messages import (
 __all__ = ["PayloadStore"]
 
 WINDOW_BYTES = 8 * CHUNK_BYTES_MAX
+UNCLAIMED_NS = 120_000_000_000
+"""What arrives and is then referred to by no message for so long was left by a peer that is gone."""
+
 SEND_BYTES_PER_TURN = 4 * CHUNK_BYTES_MAX
 """A fetch is served in slices of a turn, so that no payload delays a heartbeat."""
 
@@ -63,6 +67,7 @@ class PayloadStore:
         self._incoming: dict[bytes, _Incoming] = {}
         self._stored: dict[bytes, tuple[Path, int]] = {}
         self._sending: dict[tuple[bytes, bytes], tuple[int, int]] = {}
+        self._unclaimed_ns: dict[bytes, int] = {}
 
     def __contains__(self, payload_id: bytes) -> bool:
         return payload_id in self._stored
@@ -91,6 +96,7 @@ class PayloadStore:
             except OSError as error:
                 return self._refuse(offer.payload_id, f"the scheduler's disk: {error.strerror}")
             self._incoming[offer.payload_id] = incoming
+            self._unclaimed_ns[offer.payload_id] = time.monotonic_ns()
             self._total_bytes += offer.size
         return self._credit(incoming)
 
@@ -110,6 +116,8 @@ class PayloadStore:
             return self._fail(incoming, "the scheduler's disk is full")
         incoming.digest.update(chunk.data)
         incoming.received += len(chunk.data)
+        self._unclaimed_ns.pop(offer.payload_id, None)
+        self._unclaimed_ns[offer.payload_id] = time.monotonic_ns()  # last in the order of the dictionary
         if incoming.received < offer.size:
             return self._credit(incoming) if incoming.credited - incoming.received <= WINDOW_BYTES // 2 else None
         if incoming.digest.digest() != offer.sha256:
@@ -118,6 +126,18 @@ class PayloadStore:
         del self._incoming[offer.payload_id]
         self._stored[offer.payload_id] = (incoming.path, offer.size)
         return PayloadStored(offer.payload_id)
+
+    def claim(self, payload_id: bytes) -> None:
+        """A message refers to the payload: from now on it stays until it is dropped."""
+        self._unclaimed_ns.pop(payload_id, None)
+
+    def expire(self, now_ns: int) -> None:
+        """Drop what nobody has claimed for too long. Cheap: the one unclaimed longest is looked at first."""
+        while self._unclaimed_ns:
+            payload_id, touched_ns = next(iter(self._unclaimed_ns.items()))
+            if now_ns - touched_ns < UNCLAIMED_NS:
+                return
+            self.drop(payload_id)
 
     def _credit(self, incoming: _Incoming) -> PayloadCredit:
         incoming.credited = min(incoming.offer.size, incoming.received + WINDOW_BYTES)
@@ -128,6 +148,7 @@ class PayloadStore:
         incoming.path.unlink(missing_ok=True)
         self._total_bytes -= incoming.offer.size
         del self._incoming[incoming.offer.payload_id]
+        self._unclaimed_ns.pop(incoming.offer.payload_id, None)
         return self._refuse(incoming.offer.payload_id, reason)
 
     @staticmethod
@@ -170,6 +191,7 @@ class PayloadStore:
 
     def drop(self, payload_id: bytes) -> None:
         """Nobody needs the payload any more."""
+        self._unclaimed_ns.pop(payload_id, None)
         stored = self._stored.pop(payload_id, None)
         if stored is not None:
             stored[0].unlink(missing_ok=True)

@@ -106,6 +106,13 @@ class Cluster:
                 self.send(node, Final(tuple(attempts)))
         self._finals = {}
 
+    def forget_unused(self, pool: Pool) -> None:
+        """A pool without instances that no function uses any more is nothing to remember."""
+        if not pool.users and not pool.instances:
+            self.pools.pop(pool.key, None)
+            self.blocked.pop(pool.key, None)
+            self.cancel_timer("recheck", pool.key)
+
     # ------------------------------------------------------------ time
 
     def timer(self, kind: str, subject: Hashable, delay_ns: int) -> None:

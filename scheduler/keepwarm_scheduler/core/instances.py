@@ -116,6 +116,7 @@ def end_instance(cluster: Cluster, instance: Instance) -> None:
     cluster.leases.cancel(instance.instance_id)
     for index in (cluster.instances, pool.instances, node.instances):
         index.pop(instance.instance_id, None)
+    cluster.forget_unused(pool)
     pool.per_node[node.name] -= 1
     if not pool.per_node[node.name]:
         del pool.per_node[node.name]

@@ -14,6 +14,7 @@ from keepwarm_scheduler.core.dispatching import expire
 from keepwarm_scheduler.core.effects import Effect, Send, StopProcess
 from keepwarm_scheduler.core.events import Event, PeerLost, PeerMessage, Restored, Tick
 from keepwarm_scheduler.core.state import Call, Node, Session
+from keepwarm_wire.identifiers import epoch_of
 from keepwarm_wire.messages import (
     AdminHello,
     AgentBeat,
@@ -113,6 +114,16 @@ class SchedulerCore:
         self._stop(reason)
         effects, self.cluster.effects = self.cluster.effects, []
         return effects
+
+    def wants_result(self, message: AttemptDone) -> bool:
+        """Whether an outcome may still become a call's: if not, its bytes need not be here for it to be settled."""
+        cluster = self.cluster
+        if message.attempt in cluster.attempts:
+            return True
+        session = cluster.sessions.get(message.session_id)
+        if session is None or message.call_number not in session.seen:
+            return epoch_of(message.attempt) < cluster.epoch
+        return (message.session_id, message.call_number) in cluster.recovering
 
     def next_deadline(self) -> int | None:
         """When a ``Tick`` is due, on the clock that ``handle`` is given; None when nothing is timed."""

@@ -99,6 +99,9 @@ def end(cluster: Cluster, session: Session) -> None:
         forget(cluster, call)
     for function in session.functions.values():
         cluster.drop(function.declaration.body)
+        if function.pool is not None:
+            function.pool.users -= 1
+            cluster.forget_unused(function.pool)
     cluster.cancel_timer("session", session.session_id)
     cluster.sessions.pop(session.session_id, None)
 

@@ -49,6 +49,7 @@ def admit(cluster: Cluster, call: Call, *, first: bool = False) -> Pool | None:
     environment = function.environment
     if function.pool is None and environment.lock is not None:
         function.pool = _pool_of(cluster, function)
+        function.pool.users += 1
     if function.pool is None:
         call.reason = "lock"
         environment.waiting.append(call)

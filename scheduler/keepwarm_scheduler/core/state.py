@@ -97,6 +97,8 @@ class Pool:
     blocked_at: int = -1
     is_impossible: bool = False
     statistics: PoolStatistics = field(default_factory=PoolStatistics)
+    users: int = 0
+    """How many declared functions, over all sessions, have their calls wait here."""
 
 
 @dataclass(slots=True, eq=False)

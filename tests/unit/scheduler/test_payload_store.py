@@ -1,12 +1,13 @@
 """Payloads on a real disk: offers, chunks, credit, digests, quotas."""
 
 import hashlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from keepwarm_scheduler.payload_store import SEND_BYTES_PER_TURN, WINDOW_BYTES, PayloadStore
+from keepwarm_scheduler.payload_store import SEND_BYTES_PER_TURN, UNCLAIMED_NS, WINDOW_BYTES, PayloadStore
 from keepwarm_wire.fields import CHUNK_BYTES_MAX
 from keepwarm_wire.messages import PayloadChunk, PayloadCredit, PayloadOffer, PayloadRefused, PayloadStored
 
@@ -191,3 +192,19 @@ def test_a_disk_that_cannot_be_written_refuses_and_does_not_fail(tmp_path: Path)
     assert isinstance(answer, PayloadRefused)
     assert "disk" in answer.failure.message
     store.close()
+
+
+def test_what_no_message_refers_to_is_dropped_after_a_while_and_what_one_does_stays(store: PayloadStore) -> None:
+    """A peer that dies between its upload and its message must not use up the quota for ever."""
+    claimed, left, arriving = b"c" * 16, b"l" * 16, b"a" * 16
+    put(store, payload_id=claimed)
+    put(store, payload_id=left)
+    store.offered(offer(payload_id=arriving))
+    store.claim(claimed)
+    now_ns = time.monotonic_ns()
+    store.expire(now_ns + UNCLAIMED_NS - 10_000_000_000)
+    assert left in store
+    store.expire(now_ns + UNCLAIMED_NS + 1)
+    assert left not in store
+    assert claimed in store
+    assert put(store, bytes(64 * MIB - 1), payload_id=arriving) == PayloadStored(arriving)

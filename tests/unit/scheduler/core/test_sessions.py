@@ -164,3 +164,18 @@ def test_cancelling_an_unknown_call_changes_nothing() -> None:
     client, _ = warm(driver)
     client.cancel(99)
     assert not client.outcomes(99)
+
+
+def test_a_pool_is_forgotten_with_its_last_user_and_its_last_instance() -> None:
+    """Else a cluster that runs for months remembers every combination of options that it ever saw."""
+    driver = Driver()
+    client, _ = warm(driver, keep_alive=5)
+    client.say(wire.Goodbye("done"))
+    assert len(driver.cluster.pools) == 1  # its instance is leased still
+    driver.advance(10)
+    assert not driver.instances
+    assert not driver.cluster.pools
+    again = driver.client("t")
+    again.declare()
+    assert again.status(again.submit()) != "failed"
+    assert len(driver.cluster.pools) == 1
