@@ -34,9 +34,12 @@ MAY_SLEEP = {
     "tests/integration/": "real processes, awaited by condition and deadline",
     "tests/multihost/": "the same, on several machines",
     "tests/chaos/": "the same, while things are being broken",
+    "tests/support/waiting.py": "is how they await a condition",
+    "sdk/keepwarm/local.py": "awaits processes that are not its children, which nothing else can tell of",
+    "sdk/keepwarm/cli/demo.py": "shows a lease counting down to a person",
     "tests/support/homes.py": "ends the processes of integration tests, and awaits their end",
 }
-"""Where tests may sleep between two looks at a condition, and why."""
+"""Where it is allowed to sleep between two looks at a condition, and why."""
 
 MIRRORED = ("sdk/keepwarm_wire", "scheduler/keepwarm_scheduler/core", "worker/keepwarm_worker/core")
 

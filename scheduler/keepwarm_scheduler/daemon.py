@@ -40,6 +40,9 @@ __all__ = ["BindError", "Daemon"]
 
 _FRAMES_PER_TURN = 256
 _POLL_MAX_MS = 60_000
+_DEPARTURE_S = 1.0
+"""How long a scheduler that has said goodbye waits for the others to leave; agents with instances take longer."""
+
 _CARRIES_PAYLOAD = {Submit: "arguments", DeclareFunction: "body", AttemptDone: "result"}
 
 log = logging.getLogger("keepwarm.scheduler")
@@ -249,17 +252,20 @@ class Daemon:
 
     def _on_monitor(self) -> None:
         """Some connection broke; libzmq does not say whose. An empty frame to a peer that is gone fails at once."""
+        self._lose(self._gone_peers())
+
+    def _gone_peers(self) -> list[bytes]:
         while self._monitor.poll(0):
             parse_monitor_message(self._monitor.recv_multipart())
-        lost = []
+        gone = []
         for peer in self._peers:
             try:
                 self._socket.send_multipart((peer, _NOTHING), zmq.NOBLOCK)
             except zmq.Again:
                 continue
             except zmq.ZMQError:
-                lost.append(peer)
-        self._lose(lost)
+                gone.append(peer)
+        return gone
 
     def _on_signal(self, number: int, _: object) -> None:
         # Only a note: a signal may come in the middle of a turn. The wake-up socket ends the wait.
@@ -272,16 +278,30 @@ class Daemon:
 
     def _close(self) -> None:
         self._send()
-        # Goodbyes are on their way for a moment; whoever misses one finds the connection closed.
+        self._journal.close()  # nothing is recorded any more: another scheduler may take the state over
+        if not self._is_running:
+            self._await_departures()
         self._socket.setsockopt(zmq.LINGER, 500)
         self._socket.disable_monitor()
         self._monitor.close()
         self._socket.close()
         self._context.term()
         self._payloads.close()
-        self._journal.close()
         self._wake_read.close()
         self._wake_write.close()
+
+    def _await_departures(self) -> None:
+        """Let the others close first, for a moment. What a peer has not read when this side closes, it never reads."""
+        end_s = time.monotonic() + _DEPARTURE_S
+        while self._peers and (left_s := end_s - time.monotonic()) > 0:
+            ready = dict(self._poller.poll(int(left_s * 1000) + 1))
+            if self._wake_read in ready:
+                self._wake_read.recv(4096)
+            if self._socket in ready:
+                self._socket.recv_multipart(zmq.NOBLOCK)
+            if self._monitor in ready:
+                for peer in self._gone_peers():
+                    del self._peers[peer]
 
 
 _NOTHING = encode_frames([])[0]

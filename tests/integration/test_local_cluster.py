@@ -179,7 +179,7 @@ def test_it_ends_itself_when_nothing_is_left_to_do(home: Path) -> None:
     try:
         until(lambda: not processes_of(home), ENDS_ITSELF_S)
     except AssertionError:
-        raise AssertionError(f"{[p.cmdline() for p in processes_of(home)]}\n{logs_of(home)}{status(home)}") from None
+        raise AssertionError(f"{roles(home)}\n{logs_of(home)}") from None
     call(home, BRIEF_CALL)
     assert status(home)["epoch"] == 2
 

@@ -150,7 +150,9 @@ def test_bytes_that_are_no_protocol_are_refused_and_change_nothing(scheduler: Sc
     assert honest.as_client().epoch == 1
 
 
-def test_a_node_whose_process_dies_is_lost_long_before_heartbeats_would_tell(scheduler: Scheduler, context: Any) -> None:
+def test_a_node_whose_process_dies_is_lost_long_before_heartbeats_would_tell(
+    scheduler: Scheduler, context: Any
+) -> None:
     """The broken connection is noticed; nobody waits for heartbeats to stay away."""
     admin, agent = Peer(context, scheduler.address), Peer(context, scheduler.address)
     agent.as_agent()

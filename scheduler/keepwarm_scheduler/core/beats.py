@@ -38,7 +38,8 @@ def on_beat(cluster: Cluster, node: Node, beat: AgentBeat) -> None:
     node.environments = {entry.environment_id: entry.size_bytes for entry in beat.environments}
     listed: dict[int, None] = {}
     attempts: dict[int, None] = {held.attempt: None for held in beat.held}
-    for reported in beat.instances:
+    # Busy ones first: what runs must be booked before idle ones are given more to run.
+    for reported in sorted(beat.instances, key=lambda each: not each.attempts):
         listed[reported.instance_id] = None
         attempts.update((running.attempt, None) for running in reported.attempts)
         _sync_instance(cluster, node, reported)

@@ -23,6 +23,8 @@ __all__ = [
 ]
 
 _ENDED_REMEMBERED = 1_000
+_START_CAUSES = ("build_failed", "start_failed")
+"""Ends of instances that could not be made; one that was ready may die too before we have heard that it was."""
 _NODE_STOPPING = "node_stopping"
 """What an agent that has been told to stop says to every start: nobody's failure, but no place for another start."""
 
@@ -92,7 +94,7 @@ def instance_ended(cluster: Cluster, node: Node, message: InstanceEnded) -> None
     end_instance(cluster, instance)
     if message.failure is not None and message.failure.kind == _NODE_STOPPING:
         node.is_leaving = True
-    elif never_ready and message.failure is not None:
+    elif never_ready and message.failure is not None and message.cause in _START_CAUSES:
         _start_failed(cluster, pool, node, message.failure, retryable=message.retryable)
     new_room(cluster)
     if pool.queued:

@@ -12,6 +12,7 @@ import pytest
 
 from keepwarm import local
 from keepwarm.errors import ClusterStartError
+from support.waiting import until
 
 LISTENER = """
 import os, socket, sys, time
@@ -160,11 +161,8 @@ def agents(home: Path) -> list[int]:
 
 
 def await_agents(home: Path, count: int) -> list[int]:
-    deadline_s = time.monotonic() + 10
-    while len(found := agents(home)) < count:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
-    return found
+    until(lambda: len(agents(home)) >= count)
+    return agents(home)
 
 
 def test_an_agent_that_died_is_started_again_beside_the_scheduler_that_lives(home: Path) -> None:

@@ -1,0 +1,1 @@
+"""Environments on a node: locking and building them with uv, the store on disk, the table of interpreters."""

@@ -12,14 +12,21 @@ def check(history: History) -> Iterator[str]:
     """Follow memory and GPUs of live processes, and cpu of running calls.
 
     A scheduler that has just started does not know what cpu and GPUs an instance of an earlier epoch holds until a
-    client declares its function again: those of the same epoch alone must fit.
+    client declares its function again: those of the same epoch alone must fit. A call whose process is being killed
+    no longer counts for cpu.
     """
     capacity = {entry[2]: dict(entry[3:]) for entry in history.of("node")}
     used: dict[tuple[str, str, int], int] = {}
     amounts: dict[tuple[str, int], int] = {}
     cpus = {entry[3]: entry[4] for entry in history.of("submit")}
-    for entry in history.of("spawn", "gone", "run", "ran"):
+    for entry in history.of("spawn", "gone", "run", "ran", "stop"):
         at_ns, kind, node, instance = entry[:4]
+        if kind == "stop":
+            token = entry[5]
+            place = (node, "cpu", epoch_of(token))
+            used[place] = used.get(place, 0) - amounts.get(("cpu", token), 0)
+            amounts["cpu", token] = 0
+            continue
         if kind == "spawn":
             amounts["memory", instance], amounts["gpu", instance] = entry[4:6]
         elif kind == "run":
