@@ -40,6 +40,9 @@ __all__ = ["BindError", "Daemon"]
 
 _FRAMES_PER_TURN = 256
 _POLL_MAX_MS = 60_000
+_PROBE_DELAYS_S = (0.02, 0.2, 1.0)
+"""When peers are looked for again after a connection broke."""
+
 _DEPARTURE_S = 1.0
 """How long a scheduler that has said goodbye waits for the others to leave; agents with instances take longer."""
 
@@ -82,6 +85,8 @@ class Daemon:
         self._outgoing: dict[bytes, list[Message]] = {}
         self._is_running = True
         self._signal = 0
+        self._probes_s: list[float] = []
+        """When to look again for peers that are gone."""
         self._perform(self._core.handle(time.monotonic_ns(), opened.restored))
         log.info("epoch %d, %d locks restored, serving %s", opened.epoch, len(opened.restored.locks), config.bind)
 
@@ -129,6 +134,9 @@ class Daemon:
             self._receive()
         if self._monitor in ready:
             self._on_monitor()
+        elif self._probes_s and time.monotonic() >= self._probes_s[0]:
+            self._probes_s.pop(0)
+            self._lose(self._gone_peers())
         self._perform(self._core.handle(time.monotonic_ns(), Tick()))
         self._payloads.expire(time.monotonic_ns())
         if self._payloads.is_sending:
@@ -140,6 +148,9 @@ class Daemon:
         if self._payloads.is_sending:
             return 0
         deadline_ns = self._core.next_deadline()
+        if self._probes_s:
+            probe_ns = int(self._probes_s[0] * 1e9)
+            deadline_ns = probe_ns if deadline_ns is None else min(deadline_ns, probe_ns)
         if deadline_ns is None:
             return _POLL_MAX_MS
         # Rounded up: waking before the deadline would only mean waiting again.
@@ -251,10 +262,13 @@ class Daemon:
         self._send()
 
     def _on_monitor(self) -> None:
-        """Some connection broke; libzmq does not say whose. An empty frame to a peer that is gone fails at once."""
+        """Some connection broke; libzmq does not say whose, and may say it before it has taken the peer away."""
+        now_s = time.monotonic()
+        self._probes_s = [now_s + delay_s for delay_s in _PROBE_DELAYS_S]
         self._lose(self._gone_peers())
 
     def _gone_peers(self) -> list[bytes]:
+        """Who is not there any more: an empty frame to such a peer fails at once."""
         while self._monitor.poll(0):
             parse_monitor_message(self._monitor.recv_multipart())
         gone = []
@@ -294,14 +308,13 @@ class Daemon:
         """Let the others close first, for a moment. What a peer has not read when this side closes, it never reads."""
         end_s = time.monotonic() + _DEPARTURE_S
         while self._peers and (left_s := end_s - time.monotonic()) > 0:
-            ready = dict(self._poller.poll(int(left_s * 1000) + 1))
+            ready = dict(self._poller.poll(int(min(left_s, _PROBE_DELAYS_S[0]) * 1000) + 1))
             if self._wake_read in ready:
                 self._wake_read.recv(4096)
             if self._socket in ready:
                 self._socket.recv_multipart(zmq.NOBLOCK)
-            if self._monitor in ready:
-                for peer in self._gone_peers():
-                    del self._peers[peer]
+            for peer in self._gone_peers():
+                del self._peers[peer]
 
 
 _NOTHING = encode_frames([])[0]

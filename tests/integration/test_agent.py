@@ -143,7 +143,7 @@ def test_a_process_that_leaves_in_a_call_fails_it_with_its_code_and_last_words(h
         done = peer.call(instance_id, peer.declare(leave))
         assert done.status == wire.Status.FAILED
         assert done.failure
-        assert (done.failure.kind, done.failure.detail) == ("process_died", "last words")
+        assert (done.failure.kind, done.failure.detail) == ("process_died", "exit_code=42\nlast words")
         assert "exit code 42" in done.failure.message
         assert peer.wait_for(wire.InstanceEnded).cause == "died"
 

@@ -71,6 +71,14 @@ def socket_of(home: Path) -> Path:
     return home / "local-p1" / "scheduler.sock"
 
 
+def until_ended(home: Path, limit_s: float) -> None:
+    """Wait until no process of the cluster is left; say which are, and what they logged, if that takes too long."""
+    try:
+        until(lambda: not processes_of(home), limit_s)
+    except AssertionError:
+        raise AssertionError(f"{roles(home)}\n{logs_of(home)}") from None
+
+
 def test_ten_programs_that_start_at_once_share_one_cluster(home: Path) -> None:
     """One scheduler, one agent; a second start would have ended with an error, and logged it."""
     programs = [start_program(home, CALL, name=f"program{number}") for number in range(10)]
@@ -156,7 +164,7 @@ def test_a_cluster_without_its_agent_and_without_programs_ends_itself(home: Path
     """What the agent took along keeps nobody."""
     call(home)
     os.kill(only(home, "agent"), signal.SIGKILL)
-    until(lambda: not processes_of(home), ENDS_ITSELF_S + 10)
+    until_ended(home, ENDS_ITSELF_S + 10)
 
 
 def test_an_agent_that_cannot_stay_is_an_error_with_the_end_of_its_log(home: Path) -> None:
@@ -176,10 +184,7 @@ def test_it_ends_itself_when_nothing_is_left_to_do(home: Path) -> None:
     """No program, no call, no lease: all its processes end, and the next call starts another."""
     call(home, BRIEF_CALL)
     assert processes_of(home)
-    try:
-        until(lambda: not processes_of(home), ENDS_ITSELF_S)
-    except AssertionError:
-        raise AssertionError(f"{roles(home)}\n{logs_of(home)}") from None
+    until_ended(home, ENDS_ITSELF_S)
     call(home, BRIEF_CALL)
     assert status(home)["epoch"] == 2
 

@@ -103,11 +103,16 @@ def _new_main() -> ModuleType:
 
 
 def _main_globals(function: Any) -> Dict[str, Any]:
-    """What the function's script defined, if it was one: `multiprocessing` finds these by name in `__main__`."""
+    """What the function's script defined, if it was one: `multiprocessing` finds these by name in `__main__`.
+
+    Not where the script lies: `multiprocessing` would run it all over again in each process that it spawns.
+    """
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     names = getattr(function, "__globals__", {})
-    return names if names.get("__name__") == "__main__" else {}
+    if names.get("__name__") != "__main__":
+        return {}
+    return {name: value for name, value in names.items() if name != "__file__"}
 
 
 class _Call:
