@@ -36,7 +36,7 @@ SECOND_NS = 1_000_000_000
 WATCH_S = 0.25
 """How often trouble is looked at while there is any."""
 
-RESTART_PAUSE_NS = 2 * SECOND_NS
+RESTART_PAUSE_NS = SECOND_NS // 2
 COMPLAINTS_MAX = 3
 AGENT_LOOK_NS = SECOND_NS
 """How often a client of the local cluster with unanswered calls sees whether its agent still runs."""

@@ -97,6 +97,7 @@ class Daemon:
         self._workshop = Workshop(store, uv, interpreters, platform, config.store_bytes, self._post)
         self._link = SchedulerLink(config.scheduler)
         self._poller.add(self._link.descriptor, lambda _mask: None)
+        self._poller.add(self._link.monitor_descriptor, self._on_connection)
         self._perform: dict[type[Any], Callable[[Any], None]] = {
             effects.SendMessage: lambda effect: self._outbox.append(effect.message),
             effects.RunLock: self._workshop.lock,
@@ -124,6 +125,7 @@ class Daemon:
         """Serve until told to stop; the reason."""
         self._signals.deliver_to(lambda number: self._post(events.StopRequested(signal.Signals(number).name)))
         self._workshop.survey()
+        self._on_connection(0)
         try:
             while self._exit_reason is None:
                 self._poller.wait(self._timeout_s())
@@ -149,6 +151,11 @@ class Daemon:
             self._emit(events.Tick())
         self._feed_core()
         self._send()
+
+    def _on_connection(self, _mask: int) -> None:
+        if self._link.was_connected():
+            _log.info("connected to the scheduler")
+            self._emit(events.Connected())
 
     def _feed_core(self) -> None:
         pending = self._events

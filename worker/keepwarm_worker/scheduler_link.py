@@ -16,7 +16,7 @@ __all__ = ["FRAMES_PER_TURN", "SchedulerLink"]
 FRAMES_PER_TURN = 256
 LINGER_MS = 500
 RECONNECT_MS = 50
-RECONNECT_MAX_MS = 1000
+RECONNECT_MAX_MS = 200  # a local socket: trying costs next to nothing
 QUEUE_FRAMES = 1000
 
 _log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class SchedulerLink:
             (zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS),
         ):
             self._socket.setsockopt(option, value)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._socket.connect(address)
         self.dropped_frames = 0
 
@@ -45,6 +46,19 @@ class SchedulerLink:
     def descriptor(self) -> int:
         """Readable when something may have changed: edge-triggered, so ask ``has_input`` before sleeping."""
         return int(self._socket.getsockopt(zmq.FD))
+
+    @property
+    def monitor_descriptor(self) -> int:
+        """Readable when a connection may have been made: ask ``was_connected``. Signals only after having been asked."""
+        return int(self._monitor.getsockopt(zmq.FD))
+
+    def was_connected(self) -> bool:
+        """Whether the connection was made, or made again, since this was last asked."""
+        was_connected = False
+        while self._monitor.poll(0):
+            self._monitor.recv_multipart()
+            was_connected = True
+        return was_connected
 
     def has_input(self) -> bool:
         return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
@@ -75,6 +89,8 @@ class SchedulerLink:
 
     def close(self) -> None:
         """Close; what is queued may still leave for half a second."""
+        self._socket.disable_monitor()
+        self._monitor.close()
         self._socket.close()
         self._context.term()
 

@@ -12,6 +12,7 @@ __all__ = [
     "BuildFinished",
     "BuildPhase",
     "BuildProblem",
+    "Connected",
     "EnvironmentMissing",
     "EnvironmentsOnDisk",
     "Event",
@@ -42,6 +43,10 @@ class Received(NamedTuple):
     """The scheduler sent a message. The pieces of payloads go to the daemon's transfers instead."""
 
     message: Message
+
+
+class Connected(NamedTuple):
+    """The connection to the scheduler stands, for the first time or again: what was sent before may be lost."""
 
 
 class Tick(NamedTuple):
@@ -224,6 +229,7 @@ class ResultRefused(NamedTuple):
 
 Event = (
     Received
+    | Connected
     | Tick
     | StopRequested
     | Measured

@@ -10,6 +10,7 @@ Rules:
 from keepwarm_wire import messages as wire
 from keepwarm_worker.core import instances, leaving, outcomes
 from keepwarm_worker.core.effects import SendMessage
+from keepwarm_worker.core.events import Connected
 from keepwarm_worker.core.state import AgentState
 from keepwarm_worker.core.transitions import InstanceState
 
@@ -19,6 +20,7 @@ __all__ = [
     "note_heard",
     "on_beat_due",
     "on_beat_reply",
+    "on_connected",
     "on_hello_due",
     "on_refused",
     "on_silence_due",
@@ -39,6 +41,14 @@ def on_hello_due(state: AgentState, _: int = 0) -> None:
         return
     state.effects.append(SendMessage(state.config.hello._replace(last_epoch=state.link.epoch)))
     state.timers.set(("hello", 0), state.now_ns + state.config.hello_interval_ns)
+
+
+def on_connected(state: AgentState, _: Connected) -> None:
+    """The connection stands: speak at once. A scheduler that was restarted answers that it does not know us."""
+    if state.link.welcomed:
+        on_beat_due(state)
+    elif not state.stopping:
+        on_hello_due(state)
 
 
 def on_welcome(state: AgentState, message: wire.Welcome) -> None:

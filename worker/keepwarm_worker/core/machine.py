@@ -47,6 +47,7 @@ def _on_received(state: AgentState, event: events.Received) -> None:
 
 _EVENTS: dict[type[Any], Callable[[AgentState, Any], None]] = {
     events.Received: _on_received,
+    events.Connected: link.on_connected,
     events.Tick: lambda _state, _event: None,
     events.StopRequested: lambda state, event: leaving.begin_to_leave(state, event.reason),
     events.Measured: _on_measured,

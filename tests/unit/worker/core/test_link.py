@@ -137,3 +137,18 @@ def test_a_local_agent_whose_scheduler_comes_back_stays() -> None:
         driver.wait(20)
         driver.welcome()
     assert not [effect for effect in driver.log if isinstance(effect, effects.Exit)]
+
+
+def test_a_new_connection_is_spoken_on_at_once() -> None:
+    """What was said before may be lost, and a scheduler that was restarted is found out without waiting for a beat."""
+    driver = Driver()
+    driver.feed(events.Tick())
+    driver.said(wire.AgentHello)
+    driver.feed(events.Connected())
+    assert len(driver.said(wire.AgentHello)) == 1
+    driver.welcome()
+    driver.said(wire.AgentBeat)
+    driver.feed(events.Connected())
+    assert len(driver.said(wire.AgentBeat)) == 1
+    driver.receive(wire.Refused("hello_first", ""))
+    assert len(driver.said(wire.AgentHello)) == 1
