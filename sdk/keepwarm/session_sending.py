@@ -99,7 +99,7 @@ class Sending:
     # ------------------------------------------------------------ the connection
 
     def welcomed(self, now_ns: int, home: tuple[bytes, int], credit_calls: int, credit_bytes: int, known: bool) -> None:
-        """The scheduler of ``home`` (cluster id, epoch) talks to this session, and knows it already or not."""
+        """The scheduler of ``home`` (cluster id, epoch) talks to us, and knows it already or not."""
         self._home = home
         self._credit_calls, self._credit_bytes = credit_calls, credit_bytes
         for function in self.functions:

@@ -114,7 +114,7 @@ def declare(cluster: Cluster, session: Session, message: DeclareFunction) -> Non
     if message.function_number in session.functions:
         return
     if len(session.functions) >= cluster.config.functions_per_session_max:
-        cluster.send(session, Refused("too_many_functions", "This session has declared too many functions."))
+        cluster.send(session, Refused("too_many_functions", "This client has declared too many functions."))
         return
     try:
         spec = parse_spec(message.spec)

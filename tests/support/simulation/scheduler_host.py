@@ -209,7 +209,7 @@ class SchedulerHost:
             self.history.add(now_ns, "order to stop", owner.name, message.instance_id, message.sequence, message.cause)
 
     def _life(self, session: Session) -> int:
-        """How often the scheduler has begun this session anew: after its end it may run its calls again."""
+        """How often the scheduler has begun the session anew: after its end it may run its calls again."""
         known, life = self._sessions.get(session.session_id, (session, 0))
         if known is not session:
             life += 1
