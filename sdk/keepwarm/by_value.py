@@ -7,21 +7,23 @@ Rules:
   to the plain one; a user's module goes without the names it imported from keepwarm; anything else is refused.
 - Importing this module imports cloudpickle (13 ms): import it only inside functions.
 
-It relies on four functions of cloudpickle that are private but unchanged since its release 2; the tests would tell.
+It relies on parts of cloudpickle that are private but unchanged since its release 2; the tests would tell.
 """
 
 from __future__ import annotations
 
 import functools
 import pickle
+import typing
+import weakref
 from collections import ChainMap
 from collections.abc import Callable
-from types import FunctionType, ModuleType
+from types import FunctionType, MemberDescriptorType, ModuleType
 from typing import IO, Any, ClassVar, Final, TypeVar
 
 from cloudpickle import cloudpickle
 
-from keepwarm.fingerprint import is_own_thing
+from keepwarm.fingerprint import class_version, is_own_thing
 from keepwarm.provenance import is_own_module, is_user_module
 
 __all__ = ["ByValuePickler"]
@@ -53,6 +55,41 @@ def _reduce_module(module: ModuleType) -> Any:
     return cloudpickle.dynamic_subimport, (module.__name__, kept)
 
 
+_identified: Final[weakref.WeakSet[type]] = weakref.WeakSet()
+
+
+def _identify(kind: type) -> None:
+    """Give a class the same identity in every run of the program.
+
+    A process that is still warm from an earlier run has the classes of that run: theirs and ours must be one, there
+    and when an instance or an exception comes back. cloudpickle's own identities are random, made anew in every run.
+    """
+    if kind in _identified:
+        return
+    version = class_version(kind)
+    if version is not None:
+        identity = version.hex()
+        with cloudpickle._DYNAMIC_CLASS_TRACKER_LOCK:
+            cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS[kind] = identity
+            cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID[identity] = kind
+    _identified.add(kind)
+
+
+def _reduce_class(kind: type) -> Any:
+    _identify(kind)
+    recipe = cloudpickle._dynamic_class_reduce(kind)
+    is_plain = recipe[0] is cloudpickle._make_skeleton_class and not issubclass(kind, tuple)
+    if is_plain and "__slots__" in vars(kind):
+        # Slots must be there when the class is made. cloudpickle sets them later, which leaves a class whose instances
+        # have a __dict__, and whose instances the original class cannot load. A tuple's are always empty, and
+        # NamedTuple refuses them.
+        recipe[1][3]["__slots__"] = vars(kind)["__slots__"]
+        members, _ = recipe[2]
+        for name in [name for name, member in members.items() if type(member) is MemberDescriptorType]:
+            del members[name]
+    return recipe
+
+
 def _reduce_type_variable(variable: TypeVar) -> Any:
     if is_user_module(str(variable.__module__)):
         return cloudpickle._make_typevar, cloudpickle._decompose_typevar(variable)
@@ -68,6 +105,26 @@ def _reduce_cached_function(function: Any) -> Any:
     return _Made(functools.lru_cache, parameters["maxsize"], parameters["typed"]), (inner,)
 
 
+def _reduce_cached_property(value: functools.cached_property[Any]) -> Any:
+    # Until Python 3.12 it holds a lock, which cannot travel and is made anew.
+    state = {name: item for name, item in vars(value).items() if name != "lock"}
+    return functools.cached_property, (value.func,), state
+
+
+_TYPING_RECIPES: Final[dict[type, Callable[[Any], tuple[object, ...]]]] = {
+    typing.NewType: lambda value: (value.__name__, value.__supertype__),
+    typing.ParamSpec: lambda value: (value.__name__,),
+    typing.TypeVarTuple: lambda value: (value.__name__,),
+}
+
+
+def _reduce_typing(value: Any) -> Any:
+    # typing answers "look it up by name", as functools does.
+    if not is_user_module(str(value.__module__)):
+        return value.__reduce__()
+    return type(value), _TYPING_RECIPES[type(value)](value)
+
+
 class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """Pickles by value what is the user's. `roots` are the functions that will be called, not merely referred to."""
 
@@ -76,6 +133,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle 
             ModuleType: _reduce_module,
             TypeVar: _reduce_type_variable,
             functools._lru_cache_wrapper: _reduce_cached_function,
+            functools.cached_property: _reduce_cached_property,
+            **dict.fromkeys(_TYPING_RECIPES, _reduce_typing),
         },
         *cloudpickle.Pickler.dispatch_table.maps,
     )
@@ -94,7 +153,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle 
         if not is_user_module(module_name):
             recipe = super().reducer_override(value)
         elif isinstance(value, type):
-            recipe = cloudpickle._dynamic_class_reduce(value)
+            recipe = _reduce_class(value)
         else:
             recipe = self._dynamic_function_reduce(value)
         if isinstance(value, FunctionType) and isinstance(recipe, tuple):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType
 from typing import Any, Final, NamedTuple
 
-from keepwarm.fingerprint import global_names
+from keepwarm.fingerprint import global_names, is_own_thing
 from keepwarm.provenance import is_own_module
 
 __all__ = ["Culprit", "find_culprit"]
@@ -54,7 +54,7 @@ def _named(value: object) -> type | FunctionType:
 
 def _parts(value: Any) -> Iterator[tuple[str, object]]:
     """Yield the parts of a value that its pickle would hold, each with the step that leads there."""
-    if is_own_module(str(_named(value).__module__)):  # refused as a whole
+    if is_own_thing(value) or is_own_module(str(_named(value).__module__)):  # refused as a whole
         return
     if isinstance(value, dict):
         for key, item in value.items():

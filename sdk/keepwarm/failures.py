@@ -38,6 +38,7 @@ from keepwarm.errors import (
     RequirementsError,
     ResultNotSerializable,
 )
+from keepwarm.provenance import is_own_module, is_user_module
 
 __all__ = ["FAILURE_KINDS", "rebuild_failure"]
 
@@ -118,6 +119,14 @@ def _exit_number(text: str) -> int | None:
     return int(number) if isinstance(number, signal.Signals) else None
 
 
+def _advice(module_name: str | None) -> str:
+    if module_name is not None and is_own_module(module_name):
+        return "keepwarm is not there where functions run: import it outside of the function"
+    if module_name is not None and is_user_module(module_name):
+        return f"{module_name!r} is a module of yours: import it outside of the function, and it travels with it"
+    return f"if {module_name!r} comes with a package, add that to the function's requirements"
+
+
 def _user_exception(
     kind: str, message: str, traceback_text: str, exception_bytes: bytes, context: FailureContext
 ) -> BaseException:
@@ -127,7 +136,7 @@ def _user_exception(
             original.__cause__ = RemoteTraceback(traceback_text)
             original.add_note(_note(kind, context))
             if isinstance(original, ModuleNotFoundError):
-                original.add_note(f"if {original.name!r} comes with a package, add that to the function's requirements")
+                original.add_note(_advice(original.name))
         except Exception as error:  # an exception class may refuse attributes
             trouble = f"its exception cannot be marked with where it came from ({type(error).__name__})"
         else:

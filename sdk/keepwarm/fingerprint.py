@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copyreg
 import dis
+import functools
 import hashlib
 import struct
 import sys
@@ -32,12 +33,12 @@ from typing import Any, Final, cast
 
 from keepwarm.provenance import is_own_module, is_user_module
 
-__all__ = ["function_version", "global_names"]
+__all__ = ["class_version", "function_version", "global_names", "is_own_thing"]
 
 # The rules above, numbered: part of every hash, so that a change of rules is a change of version.
 RULES: Final = b"keepwarm function version 1"
 
-# Of a class: made by the interpreter, or saying where it was written.
+# Of a class: made by the interpreter or by copyreg, or saying where it was written.
 _CLASS_NOISE: Final = frozenset(
     {
         "__dict__",
@@ -50,6 +51,7 @@ _CLASS_NOISE: Final = frozenset(
         "_abc_impl",
         "__firstlineno__",
         "__static_attributes__",
+        "__slotnames__",
     }
 )
 _GLOBAL_OPERATIONS: Final = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
@@ -67,6 +69,16 @@ def function_version(function: Callable[..., Any], setup: Callable[..., Any] | N
         writer.write(setup)
     except (_NotCanonicalError, RecursionError):
         return hashlib.sha256(RULES + b"payload" + payload).digest()
+    return writer.digest()
+
+
+def class_version(kind: type) -> bytes | None:
+    """Return 32 bytes that are the same in every run while a class of the user's is; None where that cannot be told."""
+    writer = _Writer()
+    try:
+        writer.write((kind.__module__, kind))
+    except (_NotCanonicalError, RecursionError):
+        return None
     return writer.digest()
 
 
@@ -190,6 +202,9 @@ class _Writer:
     def _write_wrapper(self, value: Any) -> None:
         self._sequence(type(value).__name__, (value.__func__,))
 
+    def _write_cached_property(self, value: Any) -> None:
+        self._sequence("cached property", (value.func, value.attrname))
+
     def _write_property(self, value: Any) -> None:
         self._sequence("property", (value.fget, value.fset, value.fdel))
 
@@ -272,4 +287,5 @@ _WRITERS: Final[dict[type, Callable[[_Writer, Any], None]]] = {
     staticmethod: _Writer._write_wrapper,
     classmethod: _Writer._write_wrapper,
     property: _Writer._write_property,
+    functools.cached_property: _Writer._write_cached_property,
 }

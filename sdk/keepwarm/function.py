@@ -140,7 +140,7 @@ class IsolatedFunction(Generic[P, R]):
         """The function as it travels; pickled at the first use. Raises FunctionNotSerializable."""
         return self._body.prepared()
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function in its environment, wait for it and return its result.
 
         Raises what the function raised; else an error of `keepwarm.errors`. Ctrl-C cancels the call.
@@ -155,7 +155,7 @@ class IsolatedFunction(Generic[P, R]):
         result: R = future.result()
         return result
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Start the call and return its Future at once.
 
         Raises ArgumentNotSerializable, FunctionNotSerializable or TooManyCalls; all else is in the future.
@@ -194,7 +194,7 @@ class IsolatedFunction(Generic[P, R]):
             for future in pending:
                 future.cancel()
 
-    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def local(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, in this process and its environment; for tests and debugging.
 
         A setup runs once per process, at the first local call. An async function is run to its end.

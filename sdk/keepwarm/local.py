@@ -57,7 +57,10 @@ def home() -> Path:
     Raises ``ClusterStartError`` if it belongs to someone else or others can write to it.
     """
     given = os.environ.get("KEEPWARM_HOME", "").strip()
-    path = Path(given).expanduser().absolute() if given else Path.home() / ".keepwarm"
+    try:
+        path = Path(given or "~/.keepwarm").expanduser().absolute()
+    except RuntimeError as error:  # as in a container, for a user that it does not know
+        raise ClusterStartError("this user has no home directory. Set KEEPWARM_HOME to a directory.") from error
     _private_directory(path, forbidden_mode=0o022)
     return path
 

@@ -13,7 +13,8 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import IO, Any, Final
 
 from keepwarm.errors import ArgumentNotSerializable, FunctionNotSerializable, ResultNotLoadable
 from keepwarm.fingerprint import function_version
@@ -29,8 +30,6 @@ CODEC: Final = "cloudpickle:{}{}{}".format(
 )
 """The codec tag of functions pickled here: only the same implementation and minor version can load them."""
 
-# Module variables that describe the file on this machine, or are made anew by the import there.
-_MODULE_NOISE: Final = frozenset({"__builtins__", "__cached__", "__loader__", "__spec__"})
 _PLAIN_INSTANCES: Final = frozenset({complex, range, slice, type(...), type(NotImplemented)})
 
 
@@ -119,12 +118,38 @@ _PLAIN_CLASSES: Final = _PlainClasses()
 
 
 class _ResultUnpickler(pickle.Unpickler):
-    """Reads pickles whose cloudpickle is the runner's private copy."""
+    """Reads pickles whose cloudpickle is the runner's private copy.
+
+    A class comes with its definition. Where that is a class of this program, the program's own is meant, and stays as
+    it is: cloudpickle would replace its methods and attributes by what they were at the other end.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self._new_classes: list[type] = []
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        if module_name.partition(".")[0] == REMOTE_CLOUDPICKLE:
-            module_name = "cloudpickle.cloudpickle"
-        return super().find_class(module_name, global_name)
+        if module_name.partition(".")[0] != REMOTE_CLOUDPICKLE:
+            return super().find_class(module_name, global_name)
+        found = super().find_class("cloudpickle.cloudpickle", global_name)
+        if global_name in ("_make_skeleton_class", "_make_skeleton_enum"):
+            return partial(self._make_class, found)
+        if global_name == "_class_setstate":
+            return partial(self._complete_class, found)
+        return found
+
+    def _make_class(self, make: Callable[..., type], *arguments: Any) -> type:
+        from cloudpickle import cloudpickle
+
+        *_, identity, _extra = arguments
+        kind: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(identity)
+        if kind is None:
+            kind = make(*arguments)
+            self._new_classes.append(kind)
+        return kind
+
+    def _complete_class(self, complete: Callable[[type, Any], type], kind: type, state: Any) -> type:
+        return complete(kind, state) if any(kind is new for new in self._new_classes) else kind
 
 
 def _dumps_by_value(value: object, roots: tuple[object, ...] = ()) -> bytes:

@@ -369,10 +369,22 @@ class Session:
 
     def _on_payload_refused(self, now_ns: int, message: PayloadRefused) -> None:
         download = self._downloads.get(message.payload_id)
-        if download is not None:
-            self._end_download(now_ns, download, failed(download.owner, message.failure), None)
+        if download is not None and self.is_open:
+            self._on_download_refused(now_ns, download, message.failure)
         for call in self._sending.on_refused(now_ns, message):
             self._complete(now_ns, call, failed(call, message.failure), None)
+
+    def _on_download_refused(self, now_ns: int, download: Download, failure: Failure) -> None:
+        """A result is gone: for good, or because this session was silent for so long that it was ended.
+
+        A hello tells which: a scheduler that has forgotten the session is sent its calls again, one that knows it is
+        asked once more.
+        """
+        if download.was_refused:
+            self._end_download(now_ns, download, failed(download.owner, failure), None)
+        else:
+            download.was_refused = True
+            self.connection_made(now_ns)
 
     _HANDLERS: ClassVar[dict[type[Any], Callable[["Session", int, Any], None]]] = {
         Welcome: _on_welcome,

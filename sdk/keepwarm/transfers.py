@@ -95,6 +95,7 @@ class Download:
         "payload_id",
         "received",
         "reference",
+        "was_refused",
     )
 
     def __init__(self, reference: Reference, owner: Call, outcome: Outcome) -> None:
@@ -103,6 +104,8 @@ class Download:
         self.owner = owner
         self.outcome = outcome
         self.received = 0
+        self.was_refused = False
+        """Whether the scheduler has said that it has no such payload."""
         self._pieces: list[bytes] = []
         self._hash = hashlib.sha256()
         self._limit = 0

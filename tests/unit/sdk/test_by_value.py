@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, NewType, ParamSpec, TypeVar
 
 import cloudpickle
 import pytest
@@ -115,6 +115,72 @@ def test_instances_of_the_users_classes_as_arguments(project: Import, tmp_path: 
     """Arguments follow the same rule as functions."""
     box = project("kwproject.tools").Box(3)
     assert run(tmp_path, lambda given: given.double().value, box) == 6
+
+
+class Pair(NamedTuple):
+    """Has `__slots__`, empty ones, which may not be given when it is made."""
+
+    left: int
+
+
+class Slotted:
+    """Of this module, so that it travels by value."""
+
+    __slots__ = ("__hidden", "value")
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+        self.__hidden = value
+
+    def doubled(self) -> Slotted:
+        return type(self)(self.value + self.__hidden)
+
+
+def double(slotted: Slotted) -> tuple[Slotted, bool]:
+    doubled = slotted.doubled()
+    return doubled, hasattr(doubled, "__dict__")
+
+
+def test_classes_with_slots_keep_them_there_and_come_back(tmp_path: Path) -> None:
+    """Without its slots, an instance would have a `__dict__` there, and could not be loaded here."""
+    doubled, has_dict = run(tmp_path, double, Slotted(2))
+    assert (type(doubled) is Slotted, doubled.value, has_dict) == (True, 4, False)
+
+
+def widen(pair: Pair) -> Pair:
+    return pair._replace(left=pair.left + 1)
+
+
+def test_named_tuples_come_back_as_what_they_are(tmp_path: Path) -> None:
+    widened = run(tmp_path, widen, Pair(1))
+    assert (type(widened) is Pair, widened) == (True, Pair(2))
+
+
+UserId = NewType("UserId", int)
+P = ParamSpec("P")
+
+
+class User(Generic[P]):
+    """What typing would look up by name, and a property that holds a lock before Python 3.12."""
+
+    def __init__(self, number: UserId) -> None:
+        self.number = number
+
+    @functools.cached_property
+    def doubled(self) -> UserId:
+        return UserId(self.number * 2)
+
+
+User.number_type = UserId  # type: ignore[attr-defined]  # as a dataclass keeps the types of its fields
+
+
+def double_number(user: User[...]) -> int:
+    return user.doubled
+
+
+def test_types_of_typing_and_cached_properties(tmp_path: Path) -> None:
+    """Classes that hold them travel."""
+    assert run(tmp_path, double_number, User(UserId(2))) == 4
 
 
 def test_installed_modules_go_by_name() -> None:

@@ -147,6 +147,13 @@ def test_what_it_does_matters(old: str, new: str) -> None:
     assert version_of(BASE.replace(old, new)) != version_of(BASE)
 
 
+def test_pickling_an_instance_of_a_class_does_not_change_it() -> None:
+    """copyreg leaves a note in the class when the first instance is pickled or copied."""
+    text = "class Slotted:\n    __slots__ = ('a',)\ndef f(): return Slotted()\n"
+    copied = text + "import copy\ncopy.copy(Slotted())\n"
+    assert version_of(text) == version_of(copied)
+
+
 def test_structure_is_not_ambiguous() -> None:
     """Values that look alike when written one after another differ."""
     values = [

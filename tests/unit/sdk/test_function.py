@@ -93,6 +93,13 @@ def test_ctrl_c_cancels_that_call(client: LoopbackClient) -> None:
     assert not other.done()
 
 
+def test_an_argument_may_be_called_self(client: LoopbackClient) -> None:
+    """As in a record that is passed on with `**`."""
+    given = isolated(lambda **options: options)
+    for call in (given, given.local, lambda **options: given.submit(**options).result()):
+        assert call(self=1, function=2) == {"self": 1, "function": 2}
+
+
 def test_setup_value_is_the_first_argument(client: LoopbackClient) -> None:
     """Callers do not pass it, nor see it in the signature."""
     assert predict("x", times=2) == "model:xx:2"

@@ -85,6 +85,15 @@ def test_a_home_of_someone_else_is_refused(home: Path, monkeypatch: pytest.Monke
         local.home()
 
 
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that does not know its user."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("KEEPWARM_HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54_321_987)
+    with pytest.raises(ClusterStartError, match=r"no home directory\. Set KEEPWARM_HOME"):
+        local.home()
+
+
 def test_a_home_that_is_a_file_is_refused(home: Path) -> None:
     home.write_text("")
     with pytest.raises(ClusterStartError, match="cannot use the directory"):

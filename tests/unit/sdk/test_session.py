@@ -325,6 +325,37 @@ def test_chunks_out_of_place_are_dropped_and_asked_for_again(driven: Driven) -> 
     assert [done.result for done in driven.completions()] == [data]
 
 
+def refused(reference: Reference) -> PayloadRefused:
+    return PayloadRefused(reference.payload_id, Failure("payload_refused", "not here"))
+
+
+def test_a_result_that_is_gone_with_its_session_is_computed_again(driven: Driven) -> None:
+    """As after a suspension of the client: the scheduler has ended the session, and dropped what it held for it."""
+    reference = download(driven, b"0123456789")
+    driven.out()
+    driven.get(refused(reference))
+    assert not driven.completions()
+    assert driven.sent(ClientHello)
+    driven.get(refused(reference))  # of the same request, repeated before the hello
+    driven.get(welcome(known=False))
+    assert [submit.call_number for submit in driven.sent(Submit)] == [1]
+    driven.get(success(1))
+    assert [done.result for done in driven.completions()] == [b"r"]
+
+
+def test_a_result_that_is_gone_for_good_fails_its_call(driven: Driven) -> None:
+    """The scheduler knows the session, is asked once more, and still has no such payload."""
+    reference = download(driven, b"0123456789")
+    driven.out()
+    driven.get(refused(reference))
+    assert driven.sent(ClientHello)
+    driven.get(welcome(known=True))
+    assert driven.sent(PayloadCredit) == [PayloadCredit(reference.payload_id, 0, 10)]
+    assert not driven.completions()
+    driven.get(refused(reference))
+    assert [done.outcome.failure for done in driven.completions()] == [Failure("payload_refused", "not here")]
+
+
 def test_a_damaged_result_is_fetched_again_and_at_last_fails(driven: Driven) -> None:
     reference = download(driven, b"right")
     driven.out()

@@ -107,9 +107,9 @@ def _well_known() -> list[str]:
     minors = range(NEWEST_MINOR_LOOKED_FOR, MINIMUM[1] - 1, -1)
     found = [str(getattr(sys, "_base_executable", None) or sys.executable)]
     found += [f"{folder}/python3.{minor}" for folder in ("/usr/bin", "/usr/local/bin") for minor in minors]
-    home = Path.home()
-    for parent in (f"{home}/.pyenv/versions", f"{home}/.local/share/uv/python"):
-        found += [f"{parent}/{name}/bin/python3" for name in _newest_first(parent)]
+    for parent in ("~/.pyenv/versions", "~/.local/share/uv/python"):
+        folder = os.path.expanduser(parent)  # noqa: PTH111  # where nobody knows this user's home, it is left as it is
+        found += [f"{folder}/{name}/bin/python3" for name in _newest_first(folder)]
     return list(dict.fromkeys(found))
 
 

@@ -89,7 +89,32 @@ def private_cloudpickle() -> ModuleType:
         except BaseException:
             del sys.modules[PRIVATE_NAME]
             raise
+        _extend(module.CloudPickler.dispatch_table)
     return module
+
+
+def _extend(dispatch_table: Any) -> None:
+    """Add what cloudpickle lacks and the classes of a script hold: see the SDK's pickler, which sends them here."""
+    import functools
+    import typing
+
+    dispatch_table[functools.cached_property] = _reduce_cached_property
+    for name in ("NewType", "ParamSpec", "TypeVarTuple"):
+        kind = getattr(typing, name, None)
+        if isinstance(kind, type):  # NewType makes plain functions before Python 3.10
+            dispatch_table[kind] = _reduce_named_kind
+
+
+def _reduce_cached_property(value: Any) -> Any:
+    """Without the lock that it holds before Python 3.12."""
+    state = {name: item for name, item in vars(value).items() if name != "lock"}
+    return type(value), (value.func,), state
+
+
+def _reduce_named_kind(value: Any) -> Any:
+    """What typing pickles as a name, which means nothing where no module has it: made anew instead."""
+    supertype = getattr(value, "__supertype__", None)
+    return type(value), (value.__name__,) if supertype is None else (value.__name__, supertype)
 
 
 class _Unpickler(fast_pickle.Unpickler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -159,6 +160,13 @@ def test_neither_path_nor_python_variables_have_a_say(tmp_path: Path, monkeypatc
     monkeypatch.setenv("PYTHONHOME", str(tmp_path))
     assert discover()[MINOR] == own_interpreter()
     assert not runs.exists()
+
+
+def test_a_user_without_a_home_directory_has_interpreters_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that does not know its user."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54_321_987)
+    assert discover()
 
 
 def test_newer_versions_come_first(tmp_path: Path) -> None:
