@@ -41,7 +41,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a scheduler until it is stopped. Returns the exit status: 2 if it could not start."""
-    options = parser().parse_args(arguments)
+    try:
+        options = parser().parse_args(arguments)
+    except ValueError as error:
+        sys.stderr.write(f"keepwarm scheduler: {error}\n")
+        return 2
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )

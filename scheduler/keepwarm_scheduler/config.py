@@ -29,7 +29,10 @@ class SchedulerConfig:
 
 
 def _home() -> Path:
-    return Path(os.environ.get("KEEPWARM_HOME") or Path.home() / ".keepwarm").expanduser().absolute()
+    try:
+        return Path(os.environ.get("KEEPWARM_HOME") or "~/.keepwarm").expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("This user has no home directory: set KEEPWARM_HOME to a directory of its own.") from None
 
 
 def default_bind() -> str:

@@ -67,6 +67,7 @@ class Daemon:
         self._config = config
         # First, for the state may lie beside the socket, and its directories are made as they come.
         _require_private_directory(_socket_path(config.bind).parent)
+        _require_private_directory(config.state)
         self._journal = Journal(config.state)
         opened = self._journal.begin_epoch()
         self._epoch = opened.epoch
@@ -331,7 +332,7 @@ def _require_private_directory(directory: Path) -> None:
     if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise BindError(
             f"{directory} is open to other users, who could then run code as you. Run `chmod 700 {directory}`, or "
-            f"choose another directory for the socket."
+            f"choose another directory."
         )
 
 

@@ -6,7 +6,6 @@ the same state refuses to start. Everything saved in one turn of the loop is one
 ends the process: what follows a failed fsync cannot be trusted.
 """
 
-import os
 import secrets
 import sqlite3
 from collections.abc import Iterable
@@ -130,9 +129,3 @@ class Journal:
     def close(self) -> None:
         """Close the file; its lock goes with it."""
         self._database.close()
-
-
-def state_directory_is_private(directory: Path) -> bool:
-    """Whether only its owner may enter the directory, and the owner is this user."""
-    status = directory.stat()
-    return status.st_uid == os.getuid() and status.st_mode & 0o077 == 0

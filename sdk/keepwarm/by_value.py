@@ -2,7 +2,8 @@
 
 Rules:
 - A function, class or module of the user's goes by value, whatever its `__module__` says; what is installed goes by
-  name. There is no process-wide registry to change, so other threads and other users of cloudpickle never notice.
+  name. cloudpickle's registry of modules is left alone, so other threads and other users of it never notice; its
+  tracker of classes is told the stable identity of the user's classes.
 - Nothing of keepwarm may be in a pickle: it is not installed where functions run. A decorated function reduces itself
   to the plain one; a user's module goes without the names it imported from keepwarm; anything else is refused.
 - Importing this module imports cloudpickle (13 ms): import it only inside functions.

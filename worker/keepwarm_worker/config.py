@@ -142,7 +142,10 @@ def _scheduler(given: str | None, environment: Mapping[str, str]) -> str:
 
 
 def _keepwarm_home(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get("KEEPWARM_HOME") or Path.home() / ".keepwarm").expanduser().absolute()
+    try:
+        return Path(environment.get("KEEPWARM_HOME") or "~/.keepwarm").expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError("This user has no home directory: set KEEPWARM_HOME to a directory of its own.") from None
 
 
 def _home(given: str | None, node: str, environment: Mapping[str, str]) -> Path:

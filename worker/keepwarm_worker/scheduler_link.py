@@ -49,7 +49,7 @@ class SchedulerLink:
 
     @property
     def monitor_descriptor(self) -> int:
-        """Readable when a connection may have been made: ask ``was_connected``. Signals only after having been asked."""
+        """Readable when a connection may have been made: ask ``was_connected``, and ask once at the start."""
         return int(self._monitor.getsockopt(zmq.FD))
 
     def was_connected(self) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from keepwarm_scheduler.core.effects import ForgetNode, SaveLock, SaveNode
 from keepwarm_scheduler.core.events import SavedLock
-from keepwarm_scheduler.journal import Journal, JournalError, state_directory_is_private
+from keepwarm_scheduler.journal import Journal, JournalError
 
 LOCK = SaveLock("default", b"k" * 32, "linux-x86_64-glibc", "3.11", b"requests==2.32 --hash=sha256:00\n")
 
@@ -146,13 +146,3 @@ def test_a_failed_sync_leaves_nothing_half_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     assert journal.begin_epoch().restored.nodes == ()
     journal.close()
-
-
-def test_the_state_is_its_owners_alone(tmp_path: Path) -> None:
-    directory = tmp_path / "deep" / "state"
-    Journal(directory).close()
-    assert directory.stat().st_mode & 0o777 == 0o700
-    assert (directory / "state.sqlite3").stat().st_mode & 0o777 == 0o600
-    assert state_directory_is_private(directory)
-    directory.chmod(0o750)
-    assert not state_directory_is_private(directory)
