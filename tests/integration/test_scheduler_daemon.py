@@ -225,6 +225,7 @@ def test_a_second_scheduler_is_refused_in_words(scheduler: Scheduler, home: Path
     open_directory.mkdir(mode=0o777)
     open_directory.chmod(0o777)
     assert "chmod 700" in refusal("--bind", f"ipc://{open_directory}/s.sock", *state)
+    assert "chmod 700" in refusal(*other, "--state", str(open_directory))
     assert "keys" in refusal("--bind", "tcp://0.0.0.0:7437", *state)
 
 

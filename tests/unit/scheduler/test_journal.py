@@ -146,3 +146,10 @@ def test_a_failed_sync_leaves_nothing_half_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     assert journal.begin_epoch().restored.nodes == ()
     journal.close()
+
+
+def test_the_state_is_its_owners_alone(tmp_path: Path) -> None:
+    directory = tmp_path / "deep" / "state"
+    Journal(directory).close()
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert (directory / "state.sqlite3").stat().st_mode & 0o777 == 0o600
