@@ -276,7 +276,8 @@ def test_a_second_daemon_in_the_same_place_is_refused_in_words(home: Path) -> No
 def test_a_place_where_a_daemon_may_not_write_is_refused_in_words(home: Path) -> None:
     """A sentence, and no traceback of ours."""
     (home / "file").touch()
-    (home / "taken/state.sqlite3").mkdir(parents=True)
+    (home / "taken").mkdir(mode=0o700)
+    (home / "taken/state.sqlite3").mkdir()
     taken = run_command(home, "scheduler", "--bind", f"ipc://{home}/c/s", "--state", f"{home}/taken")
     assert (taken.code, "Traceback" in taken.err) == (2, False)
     assert "taken/state.sqlite3" in taken.err
