@@ -11,7 +11,7 @@ help:
 	@echo "make demo         run two functions, cold and warm, and watch a lease count down"
 	@echo "make test         all tests of every push"
 	@echo "make check        lint, types, unit and property tests (under 3 minutes)"
-	@echo "make simulation   the whole cluster, simulated under faults"
+	@echo "make simulation   the whole cluster, simulated under faults; and proof that the tests would notice"
 	@echo "make integration  real processes, real uv (needs a package index)"
 	@echo "make long         everything that is too long for every push"
 	@echo "make bench        the figures of docs/explanation/performance.md"
@@ -45,7 +45,7 @@ unit: install
 	$(RUN)/pytest -q tests/unit tests/property tests/typing tests/test_layers.py tests/test_tidy.py
 
 simulation: install
-	$(RUN)/pytest -q tests/simulation
+	$(RUN)/pytest -q tests/simulation tests/mutants
 
 integration: install
 	$(RUN)/pytest -q tests/integration tests/docs

@@ -53,6 +53,7 @@ from keepwarm.errors import (
     SchedulerRefused,
     TooManyCalls,
 )
+from keepwarm.explanation import Explanation
 from keepwarm.function import IsolatedFunction
 from keepwarm.futures import Future
 from keepwarm.options import Options, Resources, Retry, Timeouts
@@ -61,6 +62,7 @@ __all__ = [
     "isolated",
     "IsolatedFunction",
     "Future",
+    "Explanation",
     "Options",
     "Resources",
     "Retry",

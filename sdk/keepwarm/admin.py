@@ -1,4 +1,4 @@
-"""Questions and orders of an operator to a running scheduler: its status, and its end.
+"""Questions and orders of an operator to a running scheduler: its status, why a call ran where it did, and its end.
 
 One question at a time, each with a deadline. Rules: nothing is started here, and a cluster that does not answer is an
 error that says so, never a silence.
@@ -14,6 +14,8 @@ from keepwarm.transport import Transport
 from keepwarm.waking import Wakeup
 from keepwarm_wire.messages import (
     AdminHello,
+    ExplainReply,
+    ExplainRequest,
     Goodbye,
     Message,
     Refused,
@@ -28,6 +30,7 @@ from keepwarm_wire.version import PROTOCOL_MAX, PROTOCOL_MIN, SOFTWARE
 __all__ = ["AdminClient"]
 
 REPEAT_S = 1.0
+_NAME_MAX = 512
 
 
 class AdminClient:
@@ -47,14 +50,14 @@ class AdminClient:
 
     def status(self) -> dict[str, Any]:
         """The scheduler's description of the cluster. Raises ``ClusterUnreachable`` when it does not answer in time."""
-        reply = self._ask(StatusRequest(1), StatusReply)
-        try:
-            document = json.loads(reply.document)
-        except ValueError as error:
-            raise InternalError(f"the scheduler's status is not JSON: {error}") from error
-        if not isinstance(document, dict):
-            raise InternalError(f"the scheduler's status is a {type(document).__name__}, not an object")
-        return document
+        return _document("status", self._ask(StatusRequest(1), StatusReply).document)
+
+    def explain(self, call: str) -> dict[str, Any]:
+        """Why a call ran where it ran. ``call`` is its id, ``1f2e3d4c-17``, or as few of its first digits as tell it.
+
+        A document with ``error`` says why there is no answer. Raises ``ClusterUnreachable``.
+        """
+        return _document("explanation", self._ask(ExplainRequest(1, call[:_NAME_MAX]), ExplainReply).document)
 
     def stop(self, *, force: bool) -> int | None:
         """Stop the cluster. ``None`` when it stops; else how many unfinished calls kept it from stopping.
@@ -114,3 +117,13 @@ class AdminClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _document(what: str, text: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise InternalError(f"the scheduler's {what} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InternalError(f"the scheduler's {what} is a {type(document).__name__}, not an object")
+    return document

@@ -24,13 +24,14 @@ from keepwarm import local
 from keepwarm.connection import Connection, Failed, Patience
 from keepwarm.declaring import Description, describe
 from keepwarm.errors import CallCancelled, ClusterUnreachable, FailureContext, TooManyCalls
+from keepwarm.explanation import Explanation, explanation_of, not_sent
 from keepwarm.failures import rebuild_failure
 from keepwarm.function import IsolatedFunction
 from keepwarm.futures import Future
 from keepwarm.pickling import loads_result
 from keepwarm.printing import OutputPrinter
 from keepwarm.progress import choose_view
-from keepwarm.session import HELD_BYTES_MAX, HELD_CALLS_MAX, Completion, Printed
+from keepwarm.session import HELD_BYTES_MAX, HELD_CALLS_MAX, Completion, Explained, Printed
 from keepwarm.session_calls import Call, Function
 from keepwarm.waking import DeferredInterrupt, Sleeper, Wakeup
 from keepwarm_wire.fields import INLINE_BYTES_MAX
@@ -43,15 +44,27 @@ GLANCE_S = 0.05
 """How soon the I/O thread looks again while a caller owns the turn: calls in a row then need not wake it."""
 
 CLOSE_WAIT_S = 2.0
+EXPLAIN_AGAIN_S = 1.0
 _LOG = logging.getLogger("keepwarm")
 
 
 class _CallFuture(Future[Any]):
     """A future that knows its call."""
 
-    __slots__ = ("call",)
+    __slots__ = ("call", "session_id")
 
     call: Call
+    session_id: bytes
+
+    @property
+    def call_id(self) -> str:
+        """As in ``Future``."""
+        return _call_id(self.session_id, self.call)
+
+    def explain(self, timeout: float = 5.0) -> Explanation:
+        """As in ``Future``."""
+        assert isinstance(self._driver, Client)
+        return self._driver.explain(self, timeout)
 
 
 class Client:
@@ -103,6 +116,7 @@ class Client:
                     f"this program holds {session.held_calls} unanswered calls with {session.held_bytes} bytes of "
                     f"arguments; at most {HELD_CALLS_MAX} and {HELD_BYTES_MAX} are held"
                 )
+            future.session_id = session.session_id
             future.call = Call(self._function(description), arguments, future, sha256)
             session.submit(future.call)
             wake, start = self._rouse(wait_follows)
@@ -148,6 +162,31 @@ class Client:
         for completion in ended_here:
             self._complete(completion)
         return possible
+
+    def explain(self, future: _CallFuture, timeout: float) -> Explanation:
+        """Ask the scheduler about a call; again each second, for answers get lost. As ``Future.explain``."""
+        end_s = time.monotonic() + timeout
+        answer: Future[bytes] = Future(self, "an explanation")
+        while not answer.done():
+            self._check_process()
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
+                where = self._connection.where()
+                raise ClusterUnreachable(f"the scheduler at {where} did not explain {future!r} within {timeout:g} s")
+            with self._lock:
+                session = self._connection.session
+                if not future.call.number:
+                    return not_sent(future.call.function.name)
+                if session.session_id != future.session_id:
+                    raise ClusterUnreachable(f"the cluster that had {future!r} was given up; nothing is known of it")
+                number = session.explain(future.call, answer)
+                wake, _ = self._rouse(wait_follows=True)
+            if wake:
+                self._wakeup.wake()
+            self.wait(answer, min(left_s, EXPLAIN_AGAIN_S))
+            with self._lock:
+                session.forget_question(number)
+        return explanation_of(answer.result())
 
     def close(self) -> int:
         """End the session and close the connection: unanswered calls are cancelled. Returns how many there were."""
@@ -333,12 +372,20 @@ class Client:
                 self._complete(delivery)
             elif isinstance(delivery, Failed):
                 self._end(delivery.call, delivery.error)
+            elif isinstance(delivery, Explained):
+                self._answer(delivery)
             elif isinstance(delivery, Printed):
                 name = _short(delivery.call.function.name)
                 self._progress.make_way(name)
                 self._printer.output(name, delivery.output)
             else:
                 self._progress.progress(time.monotonic_ns(), _short(delivery.function_name), delivery.progress)
+
+    def _answer(self, explained: Explained) -> None:
+        owner, document = explained
+        assert isinstance(owner, Future)
+        owner._finish(lambda: document)
+        self._wake_sleepers(owner)
 
     def _complete(self, completion: Completion) -> None:
         call, outcome, result = completion
@@ -366,6 +413,10 @@ class Client:
                     sleeper.wake()
 
 
+def _call_id(session_id: bytes, call: Call) -> str:
+    return f"{session_id.hex()[:8]}-{call.number}" if call.number else ""
+
+
 def _short(name: str) -> str:
     return name.rpartition(":")[2]
 
@@ -376,8 +427,7 @@ def _error_of(call: Call, outcome: Outcome, session_id: bytes) -> BaseException:
         name = Status.NAMES[outcome.status] if outcome.status < len(Status.NAMES) else f"status {outcome.status}"
         failure = Failure(_KIND_OF_STATUS.get(outcome.status, "internal"), f"the call ended as {name}")
     node, environment = (report.node, report.environment_id) if report is not None else ("", "")
-    call_id = f"{session_id.hex()[:8]}-{call.number}" if call.number else ""
-    context = FailureContext(call.function.name, environment, node, call_id)
+    context = FailureContext(call.function.name, environment, node, _call_id(session_id, call))
     return rebuild_failure(failure.kind, failure.message, failure.detail, failure.exception, context)
 
 

@@ -203,7 +203,7 @@ class Connection:
         if session.refusal is not None:
             refusal = session.refusal
             kind = ProtocolMismatch if refusal.code in ("protocol", "version") else SchedulerRefused
-            self._fail_all(kind(f"the scheduler at {self._where()} refuses this program: {refusal.reason}"))
+            self._fail_all(kind(f"the scheduler at {self.where()} refuses this program: {refusal.reason}"))
         elif len(session.protocol_complaints) >= COMPLAINTS_MAX:
             said = session.protocol_complaints[-1]
             self._fail_all(InternalError(f"the scheduler cannot read what this program sends: {said}"))
@@ -213,7 +213,7 @@ class Connection:
             self._trouble_since_ns = None
             if self._warned:
                 self._warned = False
-                _warn(f"the cluster at {self._where()} is back")
+                _warn(f"the cluster at {self.where()} is back")
         else:
             self._wait_or_fail(now_ns)
 
@@ -223,7 +223,7 @@ class Connection:
             self.session.goodbye = None
             was_sent = any(call.number for call in self.session.unanswered())
         if was_sent:
-            self._fail_all(ClusterUnreachable(f"the cluster at {self._where()} was stopped: {reason}"))
+            self._fail_all(ClusterUnreachable(f"the cluster at {self.where()} was stopped: {reason}"))
         else:
             self._drop()
 
@@ -235,12 +235,12 @@ class Connection:
         limit_s = self._patience.give_up_s if was_open else self._patience.connect_s
         if waited_s >= limit_s:
             what = "has not answered" if was_open else "does not answer: no scheduler was reached"
-            self._fail_all(ClusterUnreachable(_unreachable(self._where(), what, limit_s, self.address is None)))
+            self._fail_all(ClusterUnreachable(_unreachable(self.where(), what, limit_s, self.address is None)))
             return
         if was_open and waited_s >= self._patience.warn_s and not self._warned:
             self._warned = True
             _warn(
-                f"the cluster at {self._where()} does not answer; "
+                f"the cluster at {self.where()} does not answer; "
                 f"{self.session.held_calls} calls wait for it, {limit_s:.0f} s at most"
             )
         if self.address is None and not self._is_connected and now_ns >= self._restart_at_ns:
@@ -288,7 +288,8 @@ class Connection:
         """A bug here ends every call rather than leave any waiting for ever."""
         self._fail_all(InternalError(f"the connection failed: {type(error).__name__}: {error}"))
 
-    def _where(self) -> str:
+    def where(self) -> str:
+        """The address, for people."""
         if self._transport is not None:
             return self._transport.address
         return self.address or "the local address"

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar
 from keepwarm.errors import CallCancelled
 
 if TYPE_CHECKING:
+    from keepwarm.explanation import Explanation
     from keepwarm_wire.messages import CallReport
 
 __all__ = ["Driver", "Future"]
@@ -146,6 +147,22 @@ class Future(concurrent.futures.Future[T]):
     def report(self) -> CallReport | None:
         """Where the call ran and how warm that was; None before it has ended, and when it never ran."""
         return self._report
+
+    @property
+    def call_id(self) -> str:
+        """The call's id as ``keepwarm status`` and errors show it; empty before it has been sent."""
+        return ""
+
+    def explain(self, timeout: float = 5.0) -> Explanation:
+        """Ask the scheduler why the call ran where it ran and how warm that was, or what it still waits for.
+
+        ``timeout`` is in seconds. Raises ClusterUnreachable when the scheduler does not answer in time; it remembers
+        the last 10,000 calls that have ended, and an older one has the state ``unknown``.
+
+        >>> future = get_response.submit("https://www.example.com")
+        >>> print(future.explain())
+        """
+        raise NotImplementedError("only the futures of calls have something to explain")
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio

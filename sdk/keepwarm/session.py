@@ -20,6 +20,8 @@ from keepwarm_wire.messages import (
     ClientBeat,
     ClientBeatReply,
     ClientHello,
+    ExplainReply,
+    ExplainRequest,
     Failure,
     FunctionOptions,
     Goodbye,
@@ -39,7 +41,7 @@ from keepwarm_wire.messages import (
 )
 from keepwarm_wire.version import PROTOCOL_MAX, PROTOCOL_MIN, SOFTWARE
 
-__all__ = ["Completion", "Printed", "Progressed", "Session", "HELD_BYTES_MAX", "HELD_CALLS_MAX"]
+__all__ = ["Completion", "Explained", "Printed", "Progressed", "Session", "HELD_BYTES_MAX", "HELD_CALLS_MAX"]
 
 HELD_CALLS_MAX = 1_000_000
 HELD_BYTES_MAX = 2 * 1024**3
@@ -80,7 +82,14 @@ class Progressed(NamedTuple):
     progress: Progress
 
 
-Delivery = Completion | Printed | Progressed
+class Explained(NamedTuple):
+    """The scheduler's answer to ``explain``, for whom asked."""
+
+    owner: object
+    document: bytes
+
+
+Delivery = Completion | Printed | Progressed | Explained
 
 
 class Session:
@@ -113,6 +122,8 @@ class Session:
         self._beat_number = 0
         self._beat_answered = 0
         self._unanswered_since_ns: int | None = None
+        self._questions: dict[int, object] = {}
+        self._last_question = 0
 
     # ------------------------------------------------------------ what the program does
 
@@ -154,6 +165,17 @@ class Session:
             if call.state is CallState.SUBMITTED:
                 self._outgoing.append(Cancel(call.number))
         return True
+
+    def explain(self, call: Call, owner: object) -> int:
+        """Ask why a call that has been sent ran where it did; the question's number. May be asked again."""
+        self._last_question += 1
+        self._questions[self._last_question] = owner
+        self._outgoing.append(ExplainRequest(self._last_question, str(call.number)))
+        return self._last_question
+
+    def forget_question(self, number: int) -> None:
+        """Nobody waits for this answer any more."""
+        self._questions.pop(number, None)
 
     def say_goodbye(self, reason: str) -> None:
         """End the session: the scheduler cancels what is unfinished."""
@@ -340,6 +362,11 @@ class Session:
             function = self._sending.functions[message.function_number - 1]
             self.deliveries.append(Progressed(function.name, message))
 
+    def _on_explained(self, _now_ns: int, message: ExplainReply) -> None:
+        owner = self._questions.pop(message.request_number, None)
+        if owner is not None:
+            self.deliveries.append(Explained(owner, message.document))
+
     def _on_credit(self, now_ns: int, message: PayloadCredit) -> None:
         self._sending.on_credit(now_ns, message)
 
@@ -394,6 +421,7 @@ class Session:
         Outcome: _on_outcome,
         Output: _on_output,
         Progress: _on_progress,
+        ExplainReply: _on_explained,
         PayloadCredit: _on_credit,
         PayloadStored: _on_stored,
         PayloadChunk: _on_chunk,

@@ -50,6 +50,8 @@ __all__ = [
     "StatusReply",
     "StopCluster",
     "StopRefused",
+    "ExplainRequest",
+    "ExplainReply",
 ]
 
 # ---------------------------------------------------------------- handshake: any peer and the scheduler
@@ -265,3 +267,17 @@ class StopRefused(NamedTuple):
     """The cluster is busy: ``calls`` are unfinished."""
 
     calls: Count
+
+
+class ExplainRequest(NamedTuple):
+    """Ask why a call ran where it ran. From an admin, ``call`` is like ``1f2e3d4c-17``; a client asks for its own."""
+
+    request_number: Count
+    call: Name
+
+
+class ExplainReply(NamedTuple):
+    """The explanation: UTF-8 JSON, meant for people and tools, not for the protocol. Not repeated when lost."""
+
+    request_number: Count
+    document: Document

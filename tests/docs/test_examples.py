@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ADDRESS = re.compile(r"https://[\w./]*example\.com")
-KNOWN_LANGUAGES = {"python", "console", "sh", ""}
+KNOWN_LANGUAGES = {"python", "console", "sh", "mermaid", ""}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -84,7 +84,7 @@ def test_the_python_of_a_page_runs(page: Path, home: Path, tmp_path: Path, page_
 def test_shell_blocks_name_things_that_exist(page: Path) -> None:
     """A make target has to be in the Makefile, a keepwarm command in the command line."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    commands = {"demo", "scheduler", "agent", "status", "stop", "doctor"}
+    commands = {"demo", "scheduler", "agent", "status", "explain", "simulate", "stop", "doctor"}
     for block in blocks(page, "sh"):
         for program, word in re.findall(r"^(make|keepwarm) ([a-z-]+)", block, re.MULTILINE):
             assert word in (targets if program == "make" else commands), f"{program} {word}"

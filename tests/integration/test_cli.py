@@ -37,6 +37,23 @@ def where():
 print(where())
 """
 
+EXPLAINED = """
+@isolated(keep_alive=1)
+def served():
+    return os.getpid()
+first = served.submit()
+told = str(first.explain())
+first.result()
+again = served.submit()
+again.result()
+time.sleep(1.8)
+expired = served.submit()
+expired.result()
+print(first.call_id, again.call_id, expired.call_id)
+print(first.explain().cold_code, again.explain().cold_code, expired.explain().cold_code)
+print(again.explain())
+"""
+
 STUCK = """
 @isolated(keep_alive=300)
 def stuck(file):
@@ -87,6 +104,38 @@ def test_status_as_json_counts_the_lease_down(shared_home: Path, warm: int) -> N
     assert 0.4 < first_s - second_s < passed_s + 1
 
 
+def test_explain_says_why_a_call_was_cold_or_warm(shared_home: Path, warm: int) -> None:
+    """From the program itself, and by its id from elsewhere; in words and for programs."""
+    ended = run_program(shared_home, EXPLAINED)
+    assert ended.code == 0, (ended, logs_of(shared_home))
+    ids, codes, *told = ended.out.splitlines()
+    first, again, expired = ids.split()
+    assert re.fullmatch(r"[0-9a-f]{8}-1", first)
+    assert codes == "never_built None expired"
+    assert told[0].startswith(f"__main__:served ({again}): It succeeded")
+    assert "It found a ready process on" in told[0]
+    node = os.uname().nodename
+    shown = run_command(shared_home, "explain", expired)
+    assert (shown.code, shown.err) == (0, ""), shown
+    words = " ".join(shown.out.split())
+    assert f"{expired} __main__:served succeeded" in words
+    assert re.search(rf"the lease of the last warm process, on {node}, had run out [0-9.]+ m?s before", words)
+    assert "Decisions" in words
+    document = json.loads(run_command(shared_home, "explain", expired[:4] + expired[8:], "--json").out)
+    assert (document["call"], document["cold_code"], document["node"]) == (expired, "expired", node)
+    assert [step["code"] for step in document["steps"]] == ["start", "idle"]
+
+
+def test_explain_of_what_is_not_known_is_refused_in_a_sentence(shared_home: Path, warm: int) -> None:
+    """A call that never was: 1. What is no name of a call: 2. Where nothing runs: 1, and nothing is started."""
+    unknown = run_command(shared_home, "explain", "00000000-1")
+    assert (unknown.code, unknown.out) == (1, "")
+    assert unknown.err.startswith("keepwarm: No call 00000000-1 is known here")
+    malformed = run_command(shared_home, "explain", "seventeen")
+    assert (malformed.code, malformed.out) == (2, "")
+    assert "write it like 1f2e3d4c-17" in malformed.err
+
+
 def test_doctor_finds_everything_well(shared_home: Path, warm: int) -> None:
     """One line for each thing it looked at, the cluster that runs here included."""
     ended = run_command(shared_home, "doctor")
@@ -112,6 +161,9 @@ def test_where_nothing_runs_nothing_is_started(home: Path) -> None:
     assert (ended.code, ended.out) == (1, "No cluster is running here. The first call of a program starts one.\n")
     assert run_command(home, "status", "--json").out == "null\n"
     assert run_command(home, "stop") == Ended(0, "No cluster is running here.\n", "")
+    explained = run_command(home, "explain", "1f2e3d4c-1")
+    assert (explained.code, explained.out) == (1, "")
+    assert "no cluster is running here" in explained.err
     assert run_command(home, "doctor").code == 0
     assert processes_of(home) == []
 
@@ -143,6 +195,9 @@ def test_the_demonstration_from_cold_to_warm_and_again(home: Path) -> None:
     assert temperatures == ["cold", "warm", "cold", "warm", "cold, environment on disk"], first.out
     assert "Both calls of get_response ran in the same process." in first.out
     assert re.search(r"The lease ran out after (9|10)\.[0-9] s without a call: pid [0-9]+ is gone\.", first.out)
+    explained = re.search(r"still on disk: (the lease of the last warm process.*had run out .*? before)\.", first.out)
+    assert explained, first.out
+    assert re.search(r"`keepwarm explain [0-9a-f]{8}-[0-9]+`", first.out)
     second = start_demo(home)
     try:
         lines = [second.stdout.readline() for _ in range(3)] if second.stdout else []
@@ -203,7 +258,7 @@ def test_help_and_version_are_the_same_by_every_door(home: Path) -> None:
     ended = run_command(home, "--version")
     assert (script.stdout, script.returncode) == (ended.out, ended.code)
     assert re.fullmatch(r"keepwarm [0-9.]+\n", ended.out)
-    for command in ("scheduler", "agent", "status", "stop", "doctor", "demo"):
+    for command in ("scheduler", "agent", "status", "explain", "stop", "doctor", "demo"):
         assert command in run_command(home, "--help").out
         shown = run_command(home, command, "--help")
         assert (shown.code, shown.err) == (0, "")

@@ -18,9 +18,9 @@ from keepwarm_scheduler.core import (
     leases,
     machine,
     outcomes,
+    places,
     recovery,
     sessions,
-    starting,
 )
 from keepwarm_scheduler.core import instances as scheduler_instances
 from keepwarm_scheduler.core.transitions import CallState
@@ -146,7 +146,7 @@ def accept_every_copy(patch: pytest.MonkeyPatch) -> None:
 
 def book_nothing(patch: pytest.MonkeyPatch) -> None:
     """Every node always has room."""
-    patch.setattr(starting, "fits", lambda _free, _need: True)
+    patch.setattr(places, "has_room", places.could_use_another)
 
 
 def never_forget(patch: pytest.MonkeyPatch) -> None:

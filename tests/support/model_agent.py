@@ -58,6 +58,8 @@ class ModelAgent:
         self.epoch = self.last_command = self.beat_number = 0
         self.welcomed = False
         self.said_goodbye = False
+        self.memory_bytes = 1 << 20
+        """What every process is measured to use."""
         self.instances: dict[int, ModelInstance] = {}
         self.attempts: dict[int, wire.Dispatch] = {}
         self.cancelled: dict[int, None] = {}
@@ -123,7 +125,7 @@ class ModelAgent:
             instance.state,
             instance.sequence,
             7,
-            1 << 20,
+            self.memory_bytes,
             self._since_us(instance.idle_since_ns) if instance.state == "idle" else 0,
             tuple(
                 wire.FunctionLease(name, keep_alive_us, self._since_us(ended_ns))

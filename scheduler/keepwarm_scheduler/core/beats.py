@@ -18,8 +18,9 @@ from keepwarm_scheduler.core.dispatching import (
 )
 from keepwarm_scheduler.core.instances import end_instance, instance_ready, new_room
 from keepwarm_scheduler.core.nodes import new_capacity
+from keepwarm_scheduler.core.places import set_environments
 from keepwarm_scheduler.core.recovery import claim, node_reported
-from keepwarm_scheduler.core.starting import consider_starts, register_instance, resolve, unlock
+from keepwarm_scheduler.core.starting import consider_starts, measure_memory, register_instance, resolve, unlock
 from keepwarm_scheduler.core.state import Attempt, Instance, Node, Pool
 from keepwarm_scheduler.core.transitions import INSTANCE, InstanceState, change
 from keepwarm_wire.messages import AgentBeat, AgentBeatReply, InstanceReady, RunningAttempt, StopInstance
@@ -35,7 +36,7 @@ def on_beat(cluster: Cluster, node: Node, beat: AgentBeat) -> None:
     was_first, node.has_reported = not node.has_reported, True
     node.last_beat, node.as_of = beat.beat_number, beat.as_of
     node.load = (beat.load.cpu_permille, beat.load.memory_free_bytes, beat.load.disk_free_bytes)
-    node.environments = {entry.environment_id: entry.size_bytes for entry in beat.environments}
+    set_environments(cluster, node, {entry.environment_id: entry.size_bytes for entry in beat.environments})
     listed: dict[int, None] = {}
     attempts: dict[int, None] = {held.attempt: None for held in beat.held}
     # Busy ones first: what runs must be booked before idle ones are given more to run.
@@ -73,8 +74,8 @@ def _end_missing(cluster: Cluster, node: Node, listed: dict[int, None], attempts
     for instance in list(node.instances.values()):
         if instance.command <= node.as_of and instance.instance_id not in listed:
             end_instance(cluster, instance)
-            new_room(cluster)
-            if instance.pool.queued:
+            new_room(cluster, node)
+            if instance.pool.queue:
                 consider_starts(cluster, instance.pool)
     for attempt in list(node.attempts.values()):
         if attempt.command <= node.as_of and attempt.token not in attempts:
@@ -100,6 +101,8 @@ def _sync_instance(cluster: Cluster, node: Node, reported: ReportedInstance) -> 
             return
         instance = _adopt_instance(cluster, node, reported)
     instance.process_id = reported.process_id
+    if reported.sequence:
+        measure_memory(instance.pool, node, reported.memory_bytes)
     if instance.state is InstanceState.SUSPENDED:
         _resume(cluster, instance, reported)
     elif instance.state is InstanceState.STARTING and reported.state in ("idle", "busy"):
@@ -138,11 +141,11 @@ def _adopt_instance(cluster: Cluster, node: Node, reported: ReportedInstance) ->
     pool = cluster.pools.get(reported.pool)
     if pool is None:
         # No client has declared a function for it yet: the pool is known by its key alone, until one does.
-        pool = cluster.pools[reported.pool] = Pool(reported.pool, reported.environment_id, node.platform)
+        pool = cluster.add_pool(Pool(reported.pool, reported.environment_id, node.platform))
     instance = Instance(
         reported.instance_id, pool, node, reported.memory_bytes, None, 0, cluster.now_ns, InstanceState.SUSPENDED
     )
-    if pool.python:
+    if pool.python and not pool.measures_memory:
         instance.memory_bytes = pool.shape.memory_bytes
     instance.ready_ns = 1
     register_instance(cluster, instance)

@@ -5,17 +5,18 @@ copy of the right one) is answered by *final*, so that the node may forget it, a
 """
 
 from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.decisions import Decision, Finished, Reason, note
 from keepwarm_scheduler.core.dispatching import (
     await_lease,
     free_instance,
     hold_lease,
     restart_lease,
-    serve,
     serve_node,
     stop,
 )
 from keepwarm_scheduler.core.instances import end_instance, new_room, suspend
 from keepwarm_scheduler.core.outcomes import fail, record, report_of
+from keepwarm_scheduler.core.pressure import offer
 from keepwarm_scheduler.core.starting import admit, consider_starts
 from keepwarm_scheduler.core.state import Attempt, Call, Instance, Node
 from keepwarm_scheduler.core.transitions import CALL, CallState, InstanceState, change
@@ -50,10 +51,8 @@ _RETRY_MAX_NS = 30_000_000_000
 def submit(cluster: Cluster, call: Call) -> None:
     """A new call: to an idle instance at once, or into the queue."""
     pool = admit(cluster, call)
-    if pool is not None:
-        serve(cluster, pool)
-        if call.state is CallState.QUEUED:
-            consider_starts(cluster, pool)
+    if pool is not None and call.state is CallState.QUEUED:
+        consider_starts(cluster, pool, call)
 
 
 def place_again(cluster: Cluster, call: Call) -> None:
@@ -64,9 +63,8 @@ def place_again(cluster: Cluster, call: Call) -> None:
         fail(cluster, call, Status.CANCELLED, "cancelled", f"Cancelled: {call.cancel_reason}.")
         return
     pool = admit(cluster, call, first=True)
-    if pool is not None:
-        serve(cluster, pool)
-        consider_starts(cluster, pool)
+    if pool is not None and call.state is CallState.QUEUED:
+        consider_starts(cluster, pool, call)
 
 
 def retry_due(cluster: Cluster, call: Call) -> None:
@@ -96,11 +94,12 @@ def attempt_refused(cluster: Cluster, node: Node, message: AttemptRefused) -> No
     # Out of use before it could be given another call: what it does instead, the next beat tells.
     if message.reason == "gone":
         end_instance(cluster, attempt.instance)
-        new_room(cluster)
+        new_room(cluster, node)
     else:
         suspend(cluster, attempt.instance)
     _end_attempt(cluster, attempt)
     if attempt.call is not None:
+        note(attempt.call, Decision(Reason.REFUSED, cluster.now_ns, node.name, attempt.instance.instance_id))
         place_again(cluster, attempt.call)
 
 
@@ -110,10 +109,15 @@ def lose_attempt(cluster: Cluster, attempt: Attempt, *, was_node_lost: bool) -> 
     _end_attempt(cluster, attempt)
     if call is None:
         return
+    call.lost_nodes += was_node_lost
+    instance = attempt.instance
+    note(
+        call,
+        Decision(Reason.LOST, cluster.now_ns, instance.node.name, instance.instance_id, (call.lost_nodes,)),
+    )
     if not was_node_lost:
         place_again(cluster, call)
         return
-    call.lost_nodes += 1
     limit = call.function.options.retries.lost_node
     if call.lost_nodes > limit and not call.cancel_reason:
         node = attempt.instance.node.name
@@ -139,7 +143,8 @@ def attempt_done(cluster: Cluster, node: Node, message: AttemptDone) -> None:
     elif is_given_up:
         cluster.settle(node, message.attempt)
     else:
-        instance.pool.statistics.add_run(message.run_us * 1_000)
+        if attempt.run_times is not None:
+            attempt.run_times.add(message.run_us * 1_000)
         _end_call(cluster, node, call, attempt, message)
     _after_use(cluster, instance, attempt)
     if call is not None and is_given_up:
@@ -171,7 +176,7 @@ def _after_use(cluster: Cluster, instance: Instance, attempt: Attempt) -> None:
         restart_lease(cluster, instance, attempt.function, attempt.keep_alive_us)
     else:
         await_lease(cluster, instance)
-    serve(cluster, instance.pool)
+    offer(cluster, instance)
 
 
 def _stale_outcome(cluster: Cluster, node: Node, message: AttemptDone) -> None:
@@ -214,7 +219,7 @@ def _end_attempt(cluster: Cluster, attempt: Attempt) -> None:
     free_instance(cluster, attempt)
     if instance.state is InstanceState.IDLE:
         hold_lease(cluster, instance)
-        serve(cluster, instance.pool)
+        offer(cluster, instance)
     serve_node(cluster, instance.node)
 
 
@@ -242,7 +247,9 @@ def _is_retried(cluster: Cluster, call: Call, failure: Failure | None) -> bool:
     change(call, CALL, CallState.QUEUED)
     call.attempt, call.reason = None, "not before"
     call.timed = True
-    cluster.timer("retry", call.key, min(_RETRY_BASE_NS << (used - 1), _RETRY_MAX_NS))
+    delay_ns = min(_RETRY_BASE_NS << (used - 1), _RETRY_MAX_NS)
+    cluster.timer("retry", call.key, delay_ns)
+    note(call, Decision(Reason.RETRY, cluster.now_ns, numbers=(used, delay_ns // 1_000)))
     return True
 
 
@@ -298,7 +305,21 @@ def forget(cluster: Cluster, call: Call) -> None:
     if call.state is not CallState.DONE:
         return
     call.session.calls.pop(call.number, None)
-    if call.outcome is not None:
-        cluster.drop(call.outcome.result)
+    outcome = call.outcome
+    if outcome is not None:
+        cluster.drop(outcome.result)
+        failure = "" if outcome.failure is None else outcome.failure.kind
+        cluster.history.finished(
+            call.key,
+            Finished(
+                call.function.declaration.name,
+                outcome.status,
+                failure,
+                call.submitted_ns,
+                call.outcome_ns,
+                outcome.report,
+                call.decisions,
+            ),
+        )
     if call.settled_attempt is not None:
         cluster.settle(*call.settled_attempt)

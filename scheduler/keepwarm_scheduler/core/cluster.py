@@ -4,10 +4,13 @@ The other modules are functions on a ``Cluster``; this one gives them identity n
 knows nothing of policy. Effects are collected, not performed: a turn changes state first and acts afterwards.
 """
 
+from collections import OrderedDict
 from collections.abc import Hashable
 
 from keepwarm_scheduler.core.config import CoreConfig
+from keepwarm_scheduler.core.decisions import History
 from keepwarm_scheduler.core.effects import DropPayload, Effect, Send
+from keepwarm_scheduler.core.estimates import StartCosts
 from keepwarm_scheduler.core.state import Attempt, Call, Environment, Instance, Node, Pool, Session
 from keepwarm_scheduler.core.wheel import TimingWheel
 from keepwarm_wire.identifiers import token
@@ -43,6 +46,25 @@ class Cluster:
         self.pools: dict[bytes, Pool] = {}
         self.blocked: dict[bytes, Pool] = {}
         """Pools that wanted a start and found no room."""
+        self.starved: dict[bytes, Pool] = {}
+        """Those of them whose calls have lost patience, and for whom nobody idle could make room."""
+        self.pools_of: dict[str, dict[bytes, Pool]] = {}
+        """The pools of each environment."""
+        self.families: dict[tuple[str, ...], list[Environment]] = {}
+        """Environments that differ by their Python only."""
+        self.built_on: dict[str, dict[str, None]] = {}
+        """The nodes that have each environment on disk."""
+        self.levels: dict[int, OrderedDict[str, Node]] = {}
+        """Nodes by how loaded they are; those in ``unfiled`` may be elsewhere by now."""
+        self.unfiled: dict[str, Node] = {}
+        self.costs: dict[str, StartCosts] = {}
+        """By environment; of all of them together in ``typical_costs``."""
+        self.typical_costs = StartCosts()
+        self.clock = 0
+        """Greedy-Dual: the value of the last victim."""
+        self.namespace_turns: dict[str, int] = {}
+        """The token of each namespace's last attempt."""
+        self.history = History()
         self.instances: dict[int, Instance] = {}
         self.attempts: dict[int, Attempt] = {}
         self.unclaimed: dict[tuple[bytes, int], Attempt] = {}
@@ -106,11 +128,22 @@ class Cluster:
                 self.send(node, Final(tuple(attempts)))
         self._finals = {}
 
+    def add_pool(self, pool: Pool) -> Pool:
+        """A pool is met for the first time."""
+        self.pools[pool.key] = pool
+        self.pools_of.setdefault(pool.environment_id, {})[pool.key] = pool
+        return pool
+
     def forget_unused(self, pool: Pool) -> None:
         """A pool without instances that no function uses any more is nothing to remember."""
         if not pool.users and not pool.instances:
             self.pools.pop(pool.key, None)
             self.blocked.pop(pool.key, None)
+            self.starved.pop(pool.key, None)
+            siblings = self.pools_of.get(pool.environment_id, {})
+            siblings.pop(pool.key, None)
+            if not siblings:
+                self.pools_of.pop(pool.environment_id, None)
             self.cancel_timer("recheck", pool.key)
 
     # ------------------------------------------------------------ time

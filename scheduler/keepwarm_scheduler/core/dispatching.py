@@ -6,7 +6,9 @@ instance is idle; a call ends, the next one waits) looks at one pool and one nod
 """
 
 from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.decisions import Decision, Reason, note
 from keepwarm_scheduler.core.leases import Lease
+from keepwarm_scheduler.core.placement import Claim
 from keepwarm_scheduler.core.state import Attempt, Call, Instance, Node, Pool
 from keepwarm_scheduler.core.transitions import CALL, INSTANCE, CallState, InstanceState, change
 from keepwarm_wire.fields import FOREVER_US
@@ -15,15 +17,19 @@ from keepwarm_wire.messages import Dispatch, FunctionBody, FunctionLease, StopIn
 __all__ = [
     "await_lease",
     "book",
+    "claim",
     "dispatch",
     "enqueue",
     "expire",
     "free_instance",
+    "has_cpu",
     "hold_lease",
     "next_call",
+    "park",
     "rebuild_lease",
     "release_booking",
     "serve",
+    "serve_at_once",
     "restart_lease",
     "send_stop",
     "serve_node",
@@ -40,71 +46,90 @@ _UNKNOWN_TERM = "?"
 def enqueue(pool: Pool, call: Call, *, first: bool = False) -> None:
     """Add a queued call to its pool; ``first`` for one that is placed again."""
     call.reason = "capacity"
-    pool.queued += 1
-    if first:
-        pool.queue.appendleft(call)
-    else:
-        pool.queue.append(call)
+    pool.push(call, first=first)
 
 
 def next_call(pool: Pool) -> Call | None:
-    """The call at the head of the queue, without those that ended while they waited."""
-    queue = pool.queue
-    while queue:
-        call = queue[0]
-        if call.state is CallState.QUEUED and call.reason == "capacity":
-            return call
-        queue.popleft()
-    return None
+    """The call at the head of the queue."""
+    return pool.queue.head()
 
 
 def serve(cluster: Cluster, pool: Pool) -> None:
     """Send waiting calls to idle instances until one or the other runs out."""
-    while pool.idle:
-        call = next_call(pool)
-        if call is None:
-            return
+    while pool.idle and pool.queue:
         instance = pool.idle.pop()
-        if not _has_cpu(instance.node, pool):
-            _park(instance)
-            continue
-        pool.queue.popleft()
-        dispatch(cluster, call, instance)
+        if has_cpu(instance.node, pool):
+            dispatch(cluster, pool.take(), instance)
+        else:
+            park(instance)
+
+
+def serve_at_once(cluster: Cluster, pool: Pool, call: Call) -> bool:
+    """Send a call that has just come to an idle instance, past the queue, which is empty where one is idle."""
+    while pool.idle:
+        instance = pool.idle.pop()
+        if has_cpu(instance.node, pool):
+            dispatch(cluster, call, instance)
+            return True
+        park(instance)
+        note(call, Decision(Reason.NO_CPU, cluster.now_ns, instance.node.name, instance.instance_id))
+    return False
 
 
 def serve_node(cluster: Cluster, node: Node) -> None:
-    """Cpu came free on a node: the pool whose head call came first takes its parked instances back."""
+    """Cpu came free on a node: of its parked instances, those take a call whose pools' head calls deserve it most.
+
+    An instance that nothing waits for goes back to where calls look first.
+    """
     while node.parked:
-        waiting: list[tuple[int, bytes, int, Pool]] = []
-        for instances in node.parked.values():
+        waiting: list[tuple[Claim, bytes]] = []
+        for key, instances in list(node.parked.items()):
             pool = instances[0].pool
-            call = next_call(pool)
-            if call is not None and _has_cpu(node, pool):
-                waiting.append((call.submitted_ns, call.session.session_id, call.number, pool))
+            if not has_cpu(node, pool):
+                continue
+            if pool.queue:
+                waiting.append((claim(cluster, pool), key))
+            else:
+                while key in node.parked:
+                    _unpark(node, key, 0)
         if not waiting:
             return
-        pool = min(waiting, key=lambda entry: entry[:3])[3]
-        _unpark(node, pool)
-        serve(cluster, pool)
+        _, key = min(waiting)
+        instance = _unpark(node, key, -1)
+        instance.pool.idle.pop()
+        dispatch(cluster, instance.pool.take(), instance)
 
 
-def _has_cpu(node: Node, pool: Pool) -> bool:
-    free = node.free
-    if free.get("cpu", 0) < pool.shape.cpu:
+def claim(cluster: Cluster, pool: Pool) -> Claim:
+    """How the head call of a pool that has one compares with another pool's."""
+    call = pool.queue.head()
+    assert call is not None
+    namespace_turn = cluster.namespace_turns.get(pool.namespace, 0)
+    return Claim(-call.priority, namespace_turn, call.session.turn, call.submitted_ns, call.number)
+
+
+def has_cpu(node: Node, pool: Pool) -> bool:
+    """Whether a call of the pool could run on the node now."""
+    free, shape = node.free, pool.shape
+    if free["cpu"] < shape.cpu:
         return False
-    return all(free.get(quantity.name, 0) >= quantity.amount for quantity in pool.shape.custom)
+    return not shape.custom or all(free.get(quantity.name, 0) >= quantity.amount for quantity in shape.custom)
 
 
-def _park(instance: Instance) -> None:
-    """An idle instance on a node without free cpu is set aside until cpu frees there."""
+def park(instance: Instance) -> None:
+    """An idle instance, off the stack, on a node without free cpu is set aside until cpu frees there."""
     instance.is_parked = True
     instance.node.parked.setdefault(instance.pool.key, []).append(instance)
 
 
-def _unpark(node: Node, pool: Pool) -> None:
-    for instance in node.parked.pop(pool.key):
-        instance.is_parked = False
-        pool.idle.append(instance)
+def _unpark(node: Node, key: bytes, which: int) -> Instance:
+    instances = node.parked[key]
+    instance = instances.pop(which)
+    if not instances:
+        del node.parked[key]
+    instance.is_parked = False
+    instance.pool.idle.append(instance)
+    return instance
 
 
 def take_off_idle(instance: Instance) -> None:
@@ -129,17 +154,23 @@ def put_on_idle(instance: Instance) -> None:
 
 def book(attempt: Attempt) -> None:
     """Take the call's cpu and custom amounts from the node, at the moment of the decision."""
-    shape, free = attempt.instance.pool.shape, attempt.instance.node.free
+    pool, node = attempt.instance.pool, attempt.instance.node
+    shape, free = pool.shape, node.free
+    pool.attempts[attempt.token] = attempt
+    node.unfiled[node.name] = node
     attempt.cpu, attempt.custom = shape.cpu, shape.custom
-    free["cpu"] = free.get("cpu", 0) - shape.cpu
+    free["cpu"] -= shape.cpu
     for quantity in shape.custom:
         free[quantity.name] = free.get(quantity.name, 0) - quantity.amount
 
 
 def release_booking(attempt: Attempt) -> None:
     """Give the node back what the attempt had booked; once."""
-    free = attempt.instance.node.free
-    free["cpu"] = free.get("cpu", 0) + attempt.cpu
+    node = attempt.instance.node
+    free = node.free
+    attempt.instance.pool.attempts.pop(attempt.token, None)
+    node.unfiled[node.name] = node
+    free["cpu"] += attempt.cpu
     for quantity in attempt.custom:
         free[quantity.name] = free.get(quantity.name, 0) + quantity.amount
     attempt.cpu, attempt.custom = 0, ()
@@ -147,14 +178,14 @@ def release_booking(attempt: Attempt) -> None:
 
 def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
     """Make an attempt: the instance is pinned, has no deadline any more, and the node is told."""
-    pool, node, function = instance.pool, instance.node, call.function
+    pool, node, function, session = instance.pool, instance.node, call.function, call.session
     declaration = function.declaration
     change(call, CALL, CallState.DISPATCHED)
     change(instance, INSTANCE, InstanceState.BUSY)
     call.reason = ""
-    pool.queued -= 1
     pool.busy += 1
-    cluster.cancel_timer("queue", call.key)
+    if call.timed:
+        cluster.cancel_timer("queue", call.key)
     if declaration.version not in node.functions_sent:
         node.functions_sent[declaration.version] = None
         cluster.send(
@@ -165,8 +196,13 @@ def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
         )
     attempt = Attempt(cluster.next_attempt(), call, call.key, instance, cluster.next_command(node), cluster.now_ns)
     attempt.function, attempt.keep_alive_us = declaration.name, declaration.options.keep_alive_us
+    attempt.run_times = function.run_times
     call.attempt = instance.attempt = attempt
+    _note_dispatch(cluster, call, instance)
+    session.turn = cluster.namespace_turns[pool.namespace] = attempt.token
+    instance.clock, instance.used_ns = cluster.clock, cluster.now_ns
     instance.uses += 1
+    pool.uses += 1
     cluster.attempts[attempt.token] = node.attempts[attempt.token] = attempt
     book(attempt)
     options = function.options
@@ -176,7 +212,7 @@ def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
             attempt.command,
             instance.instance_id,
             attempt.token,
-            call.session.session_id,
+            session.session_id,
             call.number,
             declaration.version,
             options.keep_alive_us,
@@ -185,6 +221,16 @@ def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
             call.arguments,
         ),
     )
+
+
+def _note_dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
+    """To which instance, and for one that was started for it or while it waited, why that was."""
+    start = instance.start
+    is_its_first = instance.uses == 0 and instance.ready_ns > call.submitted_ns
+    if start is not None and is_its_first and start not in call.decisions:
+        note(call, start)
+    numbers = (len(instance.pool.idle), instance.uses)
+    note(call, Decision(Reason.IDLE, cluster.now_ns, instance.node.name, instance.instance_id, numbers))
 
 
 def free_instance(cluster: Cluster, attempt: Attempt) -> None:
@@ -224,7 +270,7 @@ def expire(cluster: Cluster, instance_id: int) -> None:
     if instance.lease.deadline_ns > cluster.now_ns:
         hold_lease(cluster, instance)
         return
-    stop(cluster, instance, "expired")
+    stop(cluster, instance, "released" if instance.pool.is_private else "expired")
 
 
 def stop(cluster: Cluster, instance: Instance, cause: str) -> None:

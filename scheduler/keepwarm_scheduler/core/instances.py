@@ -6,8 +6,19 @@ repeats that until it is final, and it alone decides what becomes of the call.
 """
 
 from keepwarm_scheduler.core.cluster import Cluster
-from keepwarm_scheduler.core.dispatching import await_lease, put_on_idle, restart_lease, serve, stop, take_off_idle
-from keepwarm_scheduler.core.starting import consider_starts, fail_waiting
+from keepwarm_scheduler.core.decisions import CAUSES, Coldness, Ending
+from keepwarm_scheduler.core.dispatching import (
+    await_lease,
+    claim,
+    put_on_idle,
+    restart_lease,
+    serve,
+    stop,
+    take_off_idle,
+)
+from keepwarm_scheduler.core.placement import Claim
+from keepwarm_scheduler.core.places import has_room, set_environments
+from keepwarm_scheduler.core.starting import consider_starts, fail_waiting, started
 from keepwarm_scheduler.core.state import Instance, Node, Pool
 from keepwarm_scheduler.core.transitions import INSTANCE, InstanceState, change
 from keepwarm_wire.messages import Failure, InstanceBusy, InstanceEnded, InstanceProgress, InstanceReady, Progress
@@ -38,12 +49,13 @@ def instance_ready(cluster: Cluster, node: Node, message: InstanceReady) -> None
     instance.process_id, instance.was_built = message.process_id, message.was_built
     instance.build_us, instance.start_us = message.build_us, message.start_us
     instance.ready_ns = cluster.now_ns
-    pool.statistics.add_start(cluster.now_ns - instance.wanted_ns)
+    started(cluster, instance)
     pool.start_failures = 0
     pool.starting -= 1
     change(instance, INSTANCE, InstanceState.IDLE)
     put_on_idle(instance)
-    node.environments.setdefault(pool.environment_id, 0)
+    if pool.environment_id not in node.environments:
+        set_environments(cluster, node, {**node.environments, pool.environment_id: 0})
     _begin_lease(cluster, instance)
     serve(cluster, pool)
     if pool.is_private and instance in pool.idle:
@@ -91,13 +103,13 @@ def instance_ended(cluster: Cluster, node: Node, message: InstanceEnded) -> None
         return
     never_ready = instance.ready_ns == 0
     pool = instance.pool
-    end_instance(cluster, instance)
+    end_instance(cluster, instance, message.cause)
     if message.failure is not None and message.failure.kind == _NODE_STOPPING:
         node.is_leaving = True
     elif never_ready and message.failure is not None and message.cause in _START_CAUSES:
         _start_failed(cluster, pool, node, message.failure, retryable=message.retryable)
-    new_room(cluster)
-    if pool.queued:
+    new_room(cluster, node)
+    if pool.queue:
         consider_starts(cluster, pool)
 
 
@@ -108,8 +120,11 @@ def _start_failed(cluster: Cluster, pool: Pool, node: Node, failure: Failure, *,
         fail_waiting(cluster, pool, failure, node.name)
 
 
-def end_instance(cluster: Cluster, instance: Instance) -> None:
-    """Take an instance out of every index; its memory and GPUs are free again. Exactly once."""
+def end_instance(cluster: Cluster, instance: Instance, cause: str = "") -> None:
+    """Take an instance out of every index; its memory and GPUs are free again. Exactly once.
+
+    Without a ``cause`` it is the one for which it was told to stop, if it was.
+    """
     pool, node = instance.pool, instance.node
     if instance.state is InstanceState.ENDED:
         return
@@ -124,6 +139,10 @@ def end_instance(cluster: Cluster, instance: Instance) -> None:
         del pool.per_node[node.name]
     node.free["memory"] += instance.memory_bytes
     node.free["gpu"] += instance.gpu
+    node.unfiled[node.name] = node
+    if instance.ready_ns:
+        coldness = CAUSES.get(cause or instance.stop_cause, Coldness.DIED)
+        cluster.history.ended(pool.key, Ending(coldness, cluster.now_ns, node.name))
     node.ended[instance.instance_id] = None
     if len(node.ended) > _ENDED_REMEMBERED:
         node.ended.pop(next(iter(node.ended)))
@@ -147,10 +166,22 @@ def suspend(cluster: Cluster, instance: Instance) -> None:
     cluster.leases.cancel(instance.instance_id)
 
 
-def new_room(cluster: Cluster) -> None:
-    """Memory came free on a node: pools that found no room may look again."""
+def new_room(cluster: Cluster, node: Node) -> None:
+    """Memory came free on a node: of the pools that found no room, those that have some now look again.
+
+    The one whose head call deserves it most goes first. The others remain blocked: nothing else has changed.
+    """
+    before = cluster.capacity_version
     cluster.capacity_version += 1
-    blocked, cluster.blocked = cluster.blocked, {}
-    for pool in blocked.values():
-        if pool.queued:
-            consider_starts(cluster, pool)
+    able: list[tuple[Claim, bytes]] = []
+    for pool in list(cluster.blocked.values()):
+        if not pool.queue:
+            del cluster.blocked[pool.key]
+        elif pool.blocked_at != before or has_room(node, pool):
+            able.append((claim(cluster, pool), pool.key))
+        else:
+            pool.blocked_at = cluster.capacity_version
+    for _, key in sorted(able):
+        blocked = cluster.blocked.pop(key, None)
+        if blocked is not None:
+            consider_starts(cluster, blocked)

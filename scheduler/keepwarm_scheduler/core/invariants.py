@@ -8,6 +8,8 @@ only: nothing in the running scheduler may call it, and it never changes anythin
 from collections import Counter
 
 from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.decisions import DECISIONS_KEPT, ENDINGS_KEPT, FINISHED_KEPT
+from keepwarm_scheduler.core.dispatching import has_cpu
 from keepwarm_scheduler.core.state import Attempt, Call, Instance, Node, Pool, Session
 from keepwarm_scheduler.core.transitions import CallState, InstanceState
 
@@ -41,13 +43,13 @@ def check(cluster: Cluster) -> None:
     _check_wheels(cluster)
     _check_recovery(cluster)
     _check_locks(cluster)
+    _check_places(cluster)
     assert not cluster.effects, "effects of a turn are left over"
 
 
 def _check_pool(cluster: Cluster, pool: Pool) -> None:
     name = f"pool {pool.key.hex()[:8]}"
-    live = {id(call) for call in pool.queue if call.state is CallState.QUEUED and call.reason == "capacity"}
-    assert pool.queued == len(live), f"{name}: queued is {pool.queued}, {len(live)} calls wait"
+    _check_queue(cluster, pool, name)
     states = Counter(instance.state for instance in pool.instances.values())
     assert pool.starting == states[InstanceState.STARTING], f"{name}: starting is {pool.starting}, {states}"
     assert pool.busy == states[InstanceState.BUSY], f"{name}: busy is {pool.busy}, {states}"
@@ -61,6 +63,28 @@ def _check_pool(cluster: Cluster, pool: Pool) -> None:
     assert waiting == idle, f"{name}: {waiting} on the stack or parked, idle are {list(idle)}"
     assert not any(instance.is_parked for instance in pool.idle), f"{name}: a parked instance is on the stack"
     assert not (pool.idle and pool.queued), f"{name}: {pool.queued} calls wait beside {len(pool.idle)} idle instances"
+    running = {token for token, attempt in cluster.attempts.items() if attempt.instance.pool is pool}
+    assert set(pool.attempts) == running, f"{name}: attempts {list(pool.attempts)}, running are {running}"
+    siblings = cluster.pools_of.get(pool.environment_id, {})
+    assert siblings.get(pool.key) is pool, f"{name} is not listed by its environment"
+
+
+def _check_queue(cluster: Cluster, pool: Pool, name: str) -> None:
+    calls = list(pool.queue)
+    assert len(calls) == len(pool.queue), f"{name}: {len(pool.queue)} calls counted, {len(calls)} wait"
+    for call in calls:
+        state = (call.state, call.reason)
+        assert state == (CallState.QUEUED, "capacity"), f"{name}: a call in the queue is {state}"
+        assert call.function.pool is pool, f"{name}: a call of another pool is in the queue"
+        assert cluster.sessions.get(call.session.session_id) is call.session, f"{name}: a call of nobody waits"
+    versions = Counter(call.function.run_times for call in calls)
+    assert pool.waiting == versions, f"{name}: waiting is {list(pool.waiting.values())}, {list(versions.values())} wait"
+    priorities = {call.priority for call in calls}
+    lanes = {(call.priority, call.session.session_id) for call in calls}
+    assert pool.queue.footprint() == (len(priorities), len(lanes)), f"{name}: the queue keeps empty lanes"
+    head = pool.queue.head()
+    assert (head is None) == (not calls), f"{name}: {len(calls)} calls wait behind {head}"
+    assert head is None or head.priority == max(priorities), f"{name}: its head is not the most urgent"
 
 
 def _check_node(cluster: Cluster, node: Node) -> None:
@@ -83,6 +107,7 @@ def _check_node(cluster: Cluster, node: Node) -> None:
         )
     for key, parked in node.parked.items():
         assert parked, f"{name}: an empty parking place"
+        assert not has_cpu(node, parked[0].pool), f"{name}: an instance is parked beside free cpu"
         assert all(instance.node is node and instance.pool.key == key for instance in parked), f"{name}: wrong parking"
     assert not (set(node.ended) & set(node.instances)), f"{name}: an instance has ended and not ended"
     if node.is_lost:
@@ -90,6 +115,9 @@ def _check_node(cluster: Cluster, node: Node) -> None:
         states = Counter(instance.state for instance in node.instances.values())
         assert set(states) <= {InstanceState.SUSPENDED}, f"{name} is lost and has instances {states}"
     assert ("node", node.name) in cluster.timers, f"{name} is not watched"
+    is_filed = node.level in cluster.levels and cluster.levels[node.level].get(node.name) is node
+    assert is_filed == (node.level >= 0), f"{name} is filed under level {node.level}, and not"
+    assert is_filed or cluster.unfiled.get(node.name) is node, f"{name} is never looked at"
 
 
 def _check_instance(cluster: Cluster, instance: Instance) -> None:
@@ -138,6 +166,7 @@ def _check_session(cluster: Cluster, session: Session) -> None:
 
 
 def _check_call(cluster: Cluster, call: Call, name: str) -> None:
+    assert len(call.decisions) <= DECISIONS_KEPT, f"{name} keeps {len(call.decisions)} decisions"
     if call.state is CallState.DONE:
         assert call.outcome is not None, f"{name} is done without an outcome"
         for kind in _CALL_TIMERS:
@@ -157,6 +186,7 @@ def _check_call(cluster: Cluster, call: Call, name: str) -> None:
         pool = call.function.pool
         assert pool is not None, f"{name} waits in a pool and has none"
         assert any(call is queued for queued in pool.queue), f"{name} is in no queue"
+        assert call.decisions, f"{name} waits and nothing says why"
     elif call.reason == "lock":
         assert any(call is waiting for waiting in call.function.environment.waiting), f"{name} waits for no lock"
     elif call.reason == "not before":
@@ -180,6 +210,24 @@ def _check_wheels(cluster: Cluster) -> None:
     recovering = len(cluster.unclaimed) + len(cluster.held) + len(cluster.attempts)
     others = len(cluster.sessions) + len(cluster.nodes) + len(cluster.pools) + 3
     assert len(cluster.timers) <= len(_CALL_TIMERS) * calls + recovering + others, "more timers than subjects"
+
+
+def _check_places(cluster: Cluster) -> None:
+    built: dict[str, set[str]] = {}
+    for node in cluster.nodes.values():
+        for environment_id in node.environments:
+            built.setdefault(environment_id, set()).add(node.name)
+    listed = {environment_id: set(places) for environment_id, places in cluster.built_on.items()}
+    assert listed == built, f"environments are listed on {listed}, and are on {built}"
+    filed = sum(len(level) for level in cluster.levels.values())
+    assert filed <= len(cluster.nodes), "a node is filed twice, or gone"
+    assert all(cluster.levels.values()), "an empty level of load"
+    pools = {key for siblings in cluster.pools_of.values() for key in siblings}
+    assert pools == set(cluster.pools), "a pool is listed by an environment, and gone"
+    assert set(cluster.starved) <= set(cluster.pools), "a starved pool is gone"
+    finished, endings = cluster.history.counts()
+    assert finished <= FINISHED_KEPT, f"{finished} finished calls are remembered"
+    assert endings <= ENDINGS_KEPT, f"{endings} endings are remembered"
 
 
 def _check_recovery(cluster: Cluster) -> None:

@@ -7,7 +7,19 @@ the order of a turn (messages before expiries at equal times), and decides when 
 from collections.abc import Callable
 from typing import Any
 
-from keepwarm_scheduler.core import beats, calls, instances, nodes, recovery, relaying, sessions, starting, status
+from keepwarm_scheduler.core import (
+    beats,
+    calls,
+    explaining,
+    instances,
+    nodes,
+    pressure,
+    recovery,
+    relaying,
+    sessions,
+    starting,
+    status,
+)
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.config import CoreConfig
 from keepwarm_scheduler.core.dispatching import expire
@@ -27,6 +39,8 @@ from keepwarm_wire.messages import (
     ClientBeat,
     ClientHello,
     DeclareFunction,
+    ExplainReply,
+    ExplainRequest,
     Goodbye,
     InstanceBusy,
     InstanceEnded,
@@ -56,6 +70,9 @@ _FROM_CLIENT: dict[type, Callable[[Cluster, Session, Any], None]] = {
     Cancel: sessions.cancel_call,
     DeclareFunction: sessions.declare,
     Goodbye: lambda cluster, session, _: sessions.end(cluster, session),
+    ExplainRequest: lambda cluster, session, message: cluster.send(
+        session, ExplainReply(message.request_number, explaining.explain_own(cluster, session, message.call))
+    ),
 }
 
 _FROM_AGENT: dict[type, Callable[[Cluster, Node, Any], None]] = {
@@ -184,6 +201,8 @@ class SchedulerCore:
         cluster, message = self.cluster, event.message
         if type(message) is StatusRequest:
             self._reply(event.peer, StatusReply(message.request_number, status.document(cluster)))
+        elif type(message) is ExplainRequest:
+            self._reply(event.peer, ExplainReply(message.request_number, explaining.explain(cluster, message.call)))
         elif type(message) is StopCluster:
             unfinished = sum(len(session.calls) for session in cluster.sessions.values())
             if unfinished and not message.force:
@@ -277,5 +296,5 @@ _CALL_TIMERS: dict[str, Callable[[Cluster, Call], None]] = {
     "queue": lambda cluster, call: calls.time_out(cluster, call, "queue"),
     "overall": lambda cluster, call: calls.time_out(cluster, call, "overall"),
     "retry": calls.retry_due,
-    "infeasible": starting.infeasible,
+    "infeasible": pressure.infeasible,
 }

@@ -2,9 +2,10 @@
 
 from keepwarm_scheduler.core.calls import lose_attempt
 from keepwarm_scheduler.core.cluster import Cluster
-from keepwarm_scheduler.core.dispatching import serve
+from keepwarm_scheduler.core.dispatching import claim, serve
 from keepwarm_scheduler.core.effects import ForgetNode, SaveNode
 from keepwarm_scheduler.core.instances import end_instance, suspend
+from keepwarm_scheduler.core.places import forget_node
 from keepwarm_scheduler.core.recovery import node_reported
 from keepwarm_scheduler.core.starting import consider_starts, resolve, unlock
 from keepwarm_scheduler.core.state import Node
@@ -53,7 +54,9 @@ def _new_node(cluster: Cluster, peer: bytes, hello: AgentHello) -> Node:
         {"cpu": 0, "memory": 0, "gpu": 0} | capacity,
         {"cpu": 0, "memory": 0, "gpu": 0} | capacity,
         cluster.now_ns,
+        unfiled=cluster.unfiled,
     )
+    cluster.unfiled[node.name] = node
     return node
 
 
@@ -63,8 +66,10 @@ def new_capacity(cluster: Cluster) -> None:
     for environment in cluster.environments.values():
         if environment.waiting:
             resolve(cluster, environment)
-    for pool in list(cluster.pools.values()):
-        if pool.queued:
+    waiting = sorted((claim(cluster, pool), pool.key) for pool in cluster.pools.values() if pool.queue)
+    for _, key in waiting:
+        pool = cluster.pools.get(key)
+        if pool is not None:
             serve(cluster, pool)
             consider_starts(cluster, pool)
 
@@ -116,7 +121,8 @@ def lose(cluster: Cluster, node: Node, *, is_gone: bool) -> None:
         lose_attempt(cluster, attempt, was_node_lost=True)
     if is_gone:
         for instance in list(node.instances.values()):
-            end_instance(cluster, instance)
+            end_instance(cluster, instance, "node lost")
+        forget_node(cluster, node)
         cluster.cancel_timer("node", node.name)
         cluster.nodes.pop(node.name, None)
         if node.peer and cluster.peers.get(node.peer) is node:

@@ -13,6 +13,7 @@ from keepwarm_wire.messages import AttemptDone, CallReport, Failure, Outcome, Pa
 
 __all__ = ["end_unrun", "fail", "leave_queue", "record", "report_of"]
 
+_NAMES = {temperature: temperature.name.lower() for temperature in Temperature}
 _TIMERS = ("queue", "overall", "retry", "infeasible")
 
 
@@ -50,11 +51,11 @@ def end_unrun(cluster: Cluster, call: Call, failure: Failure, node: str, environ
 
 
 def leave_queue(cluster: Cluster, call: Call) -> None:
-    """Take a queued call out of the counts; the deque skips it when it comes up."""
+    """Take a queued call out of where it waits."""
     cluster.recovering.pop(call.key, None)
     pool = call.function.pool
     if pool is not None and call.reason == "capacity":
-        pool.queued -= 1
+        pool.remove(call)
 
 
 def report_of(attempt: Attempt, call: Call, done: AttemptDone | None) -> CallReport:
@@ -69,22 +70,25 @@ def report_of(attempt: Attempt, call: Call, done: AttemptDone | None) -> CallRep
     lock_us = environment.lock_us if environment.locked_ns > call.submitted_ns else 0
     build_us, start_us = (0, 0) if was_alive else (instance.build_us, instance.start_us)
     waited_us = _us(attempt.dispatched_ns - call.submitted_ns)
-    phases = [
-        Phase("waiting", max(0, waited_us - lock_us - build_us - start_us)),
-        Phase("lock", lock_us),
-        Phase("build", build_us),
-        Phase("start", start_us),
-    ]
-    if done is not None:
-        phases += [Phase("setup", done.setup_us), Phase("run", done.run_us)]
+    phases = []
+    for name, duration_us in (
+        ("waiting", waited_us - lock_us - build_us - start_us),
+        ("lock", lock_us),
+        ("build", build_us),
+        ("start", start_us),
+        ("setup", 0 if done is None else done.setup_us),
+        ("run", 0 if done is None else done.run_us),
+    ):
+        if duration_us > 0:
+            phases.append(Phase(name, duration_us))
     return CallReport(
         instance.node.name,
         instance.pool.environment_id,
         instance.instance_id,
         instance.process_id,
-        temperature.name.lower(),
+        _NAMES[temperature],
         number_of(attempt.token),
-        tuple(phase for phase in phases if phase.duration_us),
+        tuple(phases),
     )
 
 

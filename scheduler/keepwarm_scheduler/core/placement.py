@@ -2,38 +2,44 @@
 
 Everything here is a pure function of what it is given, so that another policy can replace this module. The rules:
 
-1. An idle instance serves at once, the one used last first (``pools`` keeps them as a stack).
-2. Otherwise wait or start: with fewer than five measured runs, start at once; else wait while the expected wait for a
-   busy instance is at most 0.8 of the expected cost of a cold start. Never more starts under way than the queue needs.
-3. A start goes to the feasible node where the environment is hottest, then to the least loaded, then by a hash
-   of pool and node, so that equal nodes do not all get the same pools.
-4. Under pressure an idle instance makes room: surplus copies first, then the one whose lease ends first.
+1. An idle instance serves at once, the one used last first (``pools`` keep them as a stack); one on a node without
+   free cpu is parked there until cpu frees.
+2. Otherwise wait or start (``starts_wanted``): calls of functions with fewer than five measured runs are started for at
+   once; the others wait while the expected wait for a busy instance is at most 0.8 of the expected cost of a cold
+   start. Never more starts under way than would be kept busy for the time that a start takes.
+3. A start goes to the feasible node where the environment is hottest, then to the least loaded, then to the one with
+   the fewest instances, then by a hash of pool and node: equal nodes do not all get the same pools (``choose``).
+4. Who goes first when calls of several pools want the same thing: the higher priority, then the namespace and the owner
+   that were served the longest ago, then the call that came first (``Claim``).
+5. Under pressure idle instances make room: surplus copies first, then the lowest of clock + frequency x cost / size,
+   the clock rising to each victim's value (Greedy-Dual), so that what was worth keeping once does not stay for ever
+   (``choose_victims``).
 """
 
 import zlib
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
+from heapq import nsmallest
 from typing import NamedTuple
 
 __all__ = [
-    "COLD_START_DEFAULT_NS",
     "Candidate",
-    "PoolStatistics",
+    "Claim",
+    "Demand",
     "Temperature",
+    "Verdict",
     "VictimCandidate",
+    "best",
     "choose",
     "choose_victims",
     "fits",
+    "keeping_value",
     "starts_wanted",
 ]
 
-MIN_SAMPLES = 5
 WAIT_FRACTION_PERCENT = 80
-COLD_START_DEFAULT_NS = 500_000_000
-"""Assumed cost of a cold start before the first one has been measured."""
 
-_SMOOTHING = 8
-"""Weight of the past in the moving averages: each new sample counts one eighth."""
+_MEBIBYTE = 1 << 20
 
 
 class Temperature(IntEnum):
@@ -46,50 +52,64 @@ class Temperature(IntEnum):
     READY = 4
 
 
-class PoolStatistics:
-    """Moving averages of one pool: how long its calls run, how long its instances take to start."""
-
-    __slots__ = ("cold_start_ns", "run_ns", "samples")
-
-    def __init__(self) -> None:
-        self.samples = 0
-        self.run_ns = 0
-        self.cold_start_ns = COLD_START_DEFAULT_NS
-
-    def add_run(self, duration_ns: int) -> None:
-        """A call has run for so long."""
-        self.samples += 1
-        if self.samples == 1:
-            self.run_ns = duration_ns
-        else:
-            self.run_ns += (duration_ns - self.run_ns) // _SMOOTHING
-
-    def add_start(self, duration_ns: int) -> None:
-        """An instance took so long from being wanted to being ready."""
-        self.cold_start_ns += (duration_ns - self.cold_start_ns) // 2
+# ---------------------------------------------------------------- wait or start
 
 
-def starts_wanted(statistics: PoolStatistics, queued: int, busy: int, starting: int, *, is_private: bool) -> int:
-    """How many more instances a pool should start now. Never negative.
+class Demand(NamedTuple):
+    """What waits in a pool and what works there.
 
-    Args:
-        statistics: what is known of the pool's run and start times.
+    Attributes:
         queued: calls that no idle instance can take.
+        unmeasured: those of them whose functions have too few measured runs to expect anything.
+        work_ns: the expected run times of the others, in sum.
         busy: instances that serve a call.
         starting: instances under way.
         is_private: every call needs an instance of its own (``keep_alive=0``).
     """
+
+    queued: int
+    unmeasured: int
+    work_ns: int
+    busy: int
+    starting: int
+    is_private: bool = False
+
+
+class Verdict(NamedTuple):
+    """How many more instances to start now, and the wait that was expected (0 if that was not the question)."""
+
+    starts: int
+    wait_ns: int = 0
+
+
+def starts_wanted(demand: Demand, cold_ns: int, residuals_ns: Iterable[int]) -> Verdict:
+    """How many more instances a pool should start now.
+
+    Args:
+        demand: what waits and what works.
+        cold_ns: the expected cost of a cold start.
+        residuals_ns: how much longer each busy instance is expected to be; looked at only if it matters.
+    """
+    queued, unmeasured, work_ns, busy, starting, is_private = demand
     if queued <= starting:
-        return 0
-    if is_private or statistics.samples < MIN_SAMPLES or busy + starting == 0:
-        return queued - starting
-    run_ns, cold_ns = statistics.run_ns, statistics.cold_start_ns
-    expected_wait_ns = queued * run_ns // (busy + starting)
-    if expected_wait_ns * 100 <= cold_ns * WAIT_FRACTION_PERCENT:
-        return 0
+        return Verdict(0)
+    if is_private:
+        return Verdict(queued - starting)
+    measured = queued - unmeasured
     # No more instances than would be kept busy for the time that it takes to start one.
-    needed = -(-queued * run_ns // max(cold_ns, run_ns, 1))
-    return max(0, min(needed, queued) - starting)
+    needed = 0 if not measured else min(measured, max(1, -(-work_ns // max(cold_ns, work_ns // measured, 1))))
+    wait_ns = 0
+    if needed and busy + starting:
+        if unmeasured + needed > starting:
+            wait_ns = work_ns * (measured - 1) // measured // (busy + starting)
+            if wait_ns * 100 <= cold_ns * WAIT_FRACTION_PERCENT:
+                wait_ns += min(residuals_ns, default=0)
+        if wait_ns * 100 <= cold_ns * WAIT_FRACTION_PERCENT:
+            needed = 0
+    return Verdict(max(0, unmeasured + needed - starting), wait_ns)
+
+
+# ---------------------------------------------------------------- which node
 
 
 class Candidate(NamedTuple):
@@ -108,22 +128,64 @@ def choose(pool_key: bytes, candidates: Iterable[Candidate]) -> Candidate | None
     >>> choose(b"pool", [cold, built]).node
     'b'
     """
+    return next(iter(best(pool_key, candidates, 1)), None)
+
+
+def best(pool_key: bytes, candidates: Iterable[Candidate], count: int) -> list[Candidate]:
+    """The first ``count`` in the order of ``choose``: the choice, and those that it was preferred to."""
+    seed = zlib.crc32(pool_key)
 
     def rank(candidate: Candidate) -> tuple[int, int, int, int, str]:
-        spread = zlib.crc32(candidate.node.encode(), zlib.crc32(pool_key))
-        return (-candidate.temperature, candidate.load_permille, candidate.instances, spread, candidate.node)
+        node, temperature, load_permille, instances = candidate
+        return (-temperature, load_permille, instances, zlib.crc32(node.encode(), seed), node)
 
-    return min(candidates, key=rank, default=None)
+    return nsmallest(count, candidates, key=rank)
+
+
+# ---------------------------------------------------------------- whose turn
+
+
+class Claim(NamedTuple):
+    """A pool's head call, as it compares with another's: the smallest claim goes first.
+
+    Attributes:
+        urgency: minus the call's priority.
+        namespace_turn: when a call of its namespace was last sent to an instance, as a number that only grows.
+        owner_turn: the same of its session.
+        submitted_ns: when it came.
+        number: its number in its session, for calls that came together.
+    """
+
+    urgency: int
+    namespace_turn: int
+    owner_turn: int
+    submitted_ns: int
+    number: int
+
+
+# ---------------------------------------------------------------- victims
 
 
 class VictimCandidate(NamedTuple):
-    """An idle instance that could make room."""
+    """An idle instance that could make room. ``spare`` is how many idle copies its pool keeps without it.
+
+    ``value`` is what keeping it is worth: see ``keeping_value``.
+    """
 
     instance_id: int
-    surplus: int
-    idle_until_ns: int
+    spare: int
+    value: int
     memory_bytes: int
     gpu: int = 0
+
+
+def keeping_value(clock: int, uses: int, cost_ns: int, memory_bytes: int) -> int:
+    """Greedy-Dual: the clock at its last use, and what its pool would pay again, per MiB that it holds.
+
+    >>> keeping_value(0, 10, 3_000_000_000, 256 << 20) > keeping_value(0, 10, 3_000_000_000, 512 << 20)
+    True
+    """
+    return clock + uses * cost_ns // max(1, memory_bytes // _MEBIBYTE)
 
 
 def choose_victims(
@@ -131,17 +193,23 @@ def choose_victims(
 ) -> list[int] | None:
     """The idle instances to end so that memory and GPUs become free, or None if all would not be enough.
 
-    Instances of pools with more idle copies go first, then those whose leases end first. None is ended in vain.
+    Those of pools that keep the most idle copies go first, a last copy by its value. None is ended in vain.
     """
-    victims: list[int] = []
-    for candidate in sorted(candidates, key=lambda c: (-c.surplus, c.idle_until_ns, c.instance_id)):
-        gives_memory = memory_needed_bytes > 0 and candidate.memory_bytes > 0
-        gives_gpu = gpu_needed > 0 and candidate.gpu > 0
-        if gives_memory or gives_gpu:
-            victims.append(candidate.instance_id)
-            memory_needed_bytes -= candidate.memory_bytes
-            gpu_needed -= candidate.gpu
-    return victims if memory_needed_bytes <= 0 and gpu_needed <= 0 else None
+    memory_left, gpu_left = memory_needed_bytes, gpu_needed
+    victims: list[VictimCandidate] = []
+    for candidate in sorted(candidates, key=lambda c: (-c.spare, c.value, c.instance_id)):
+        if (memory_left > 0 and candidate.memory_bytes > 0) or (gpu_left > 0 and candidate.gpu > 0):
+            victims.append(candidate)
+            memory_left -= candidate.memory_bytes
+            gpu_left -= candidate.gpu
+    if memory_left > 0 or gpu_left > 0:
+        return None
+    for victim in victims[::-1]:  # the one most worth keeping first: do the others suffice?
+        if memory_left + victim.memory_bytes <= 0 and gpu_left + victim.gpu <= 0:
+            victims.remove(victim)
+            memory_left += victim.memory_bytes
+            gpu_left += victim.gpu
+    return [victim.instance_id for victim in victims]
 
 
 def fits(free: Mapping[str, int], need: Mapping[str, int]) -> bool:

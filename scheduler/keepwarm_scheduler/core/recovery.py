@@ -7,6 +7,7 @@ that runs, the outcome that a node held, a new attempt.
 
 from keepwarm_scheduler.core.calls import abandon, submit, take_held
 from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.decisions import Decision, Reason, note
 from keepwarm_scheduler.core.effects import ForgetNode
 from keepwarm_scheduler.core.outcomes import leave_queue
 from keepwarm_scheduler.core.state import Attempt, Call
@@ -41,6 +42,7 @@ def hold_back(cluster: Cluster, call: Call) -> None:
         _adopt(cluster, call, attempt)
     elif cluster.is_recovering:
         call.reason = "recovering"
+        note(call, Decision(Reason.RECOVERING, cluster.now_ns))
         cluster.recovering[call.key] = call
     else:
         submit(cluster, call)
@@ -73,6 +75,8 @@ def _adopt(cluster: Cluster, call: Call, attempt: Attempt) -> None:
     attempt.call, call.attempt = call, attempt
     attempt.function, attempt.keep_alive_us = call.function.name, call.function.options.keep_alive_us
     call.reason = ""
+    attempt.run_times = call.function.run_times
+    note(call, Decision(Reason.FOUND, cluster.now_ns, attempt.instance.node.name, attempt.instance.instance_id))
     change(call, CALL, CallState.RUNNING)
 
 

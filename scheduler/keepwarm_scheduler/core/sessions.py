@@ -127,6 +127,9 @@ def declare(cluster: Cluster, session: Session, message: DeclareFunction) -> Non
         environment = cluster.environments[key] = Environment(
             key[0], key[1], message.spec, spec.python, is_empty=not spec.requirements
         )
+    if not environment.family:
+        environment.family = (key[0], spec.kind, *spec.requirements)
+        cluster.families.setdefault(environment.family, []).append(environment)
     environment.spec = environment.spec or message.spec
     session.functions[message.function_number] = Function(message, environment)
 

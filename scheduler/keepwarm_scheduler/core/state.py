@@ -4,13 +4,15 @@ Every mutable thing in the core is one of these. The rules that tie them togethe
 executable form; the other modules of the core are functions on a ``Cluster``.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
+from keepwarm_scheduler.core.decisions import Decision
+from keepwarm_scheduler.core.estimates import RunTimes
 from keepwarm_scheduler.core.events import Principal
 from keepwarm_scheduler.core.intervals import IntervalSet
 from keepwarm_scheduler.core.leases import Lease
-from keepwarm_scheduler.core.placement import PoolStatistics
+from keepwarm_scheduler.core.queues import FairQueue
 from keepwarm_scheduler.core.transitions import CallState, InstanceState
 from keepwarm_wire.messages import DeclareFunction, FunctionOptions, Outcome, Pair, Payload, Quantity
 
@@ -48,6 +50,10 @@ class Environment:
     locking_node: "Node | None" = None
     locking_command: int = 0
     waiting: deque["Call"] = field(default_factory=deque)
+    blocked_at: int = -1
+    """The capacity version at which no node could make the lock."""
+    family: tuple[str, ...] = ()
+    """What is required, whatever the Python: the environments that might have been warm instead."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +63,8 @@ class Function:
     declaration: DeclareFunction
     environment: Environment
     pool: "Pool | None" = None
+    run_times: RunTimes = field(default_factory=RunTimes)
+    """Shared by all sessions whose function is of the same version in the same pool, from when it has one."""
 
     @property
     def name(self) -> str:
@@ -73,8 +81,8 @@ class Function:
 class Pool:
     """All instances that may serve each other's calls, and the calls that wait for one of them.
 
-    ``idle`` is a stack: the instance used last is on top and serves next, so that surplus ages out. ``queued``
-    counts the live calls in ``queue``; cancelled ones are skipped when they come up.
+    ``idle`` is a stack: the instance used last is on top and serves next, so that surplus ages out. ``attempts`` are
+    those that run on its instances, the oldest first.
     """
 
     key: bytes
@@ -86,8 +94,11 @@ class Pool:
     shape: Shape = NO_SHAPE
     env_vars: tuple[Pair, ...] = ()
     is_private: bool = False
-    queue: deque["Call"] = field(default_factory=deque)
-    queued: int = 0
+    family: tuple[str, ...] = ()
+    """That of its environment."""
+    queue: FairQueue["Call"] = field(default_factory=FairQueue)
+    waiting: dict[RunTimes, int] = field(default_factory=dict)
+    """How many calls of each function version are in the queue."""
     idle: list["Instance"] = field(default_factory=list)
     instances: dict[int, "Instance"] = field(default_factory=dict)
     per_node: dict[str, int] = field(default_factory=dict)
@@ -96,9 +107,45 @@ class Pool:
     start_failures: int = 0
     blocked_at: int = -1
     is_impossible: bool = False
-    statistics: PoolStatistics = field(default_factory=PoolStatistics)
+    attempts: OrderedDict[int, "Attempt"] = field(default_factory=OrderedDict)
+    run_times: dict[bytes, RunTimes] = field(default_factory=dict)
+    """By function version."""
+    uses: int = 0
+    """Calls sent to its instances, counted anew when the last of them is evicted."""
+    peak_bytes: int = 0
+    measures_memory: bool = False
+    """No memory was asked for: ``shape`` books the most that an instance was seen to use."""
     users: int = 0
     """How many declared functions, over all sessions, have their calls wait here."""
+
+    @property
+    def queued(self) -> int:
+        """How many calls wait."""
+        return len(self.queue)
+
+    def push(self, call: "Call", *, first: bool = False) -> None:
+        """Add a call to the queue, at the end of its owner's or at its head."""
+        session, times = call.session, call.function.run_times
+        self.queue.push(session.session_id, call.priority, call, first=first)
+        self.waiting[times] = self.waiting.get(times, 0) + 1
+
+    def take(self) -> "Call":
+        """Take the call at the head of the queue, which has one."""
+        call = self.queue.pop()
+        self._uncount(call)
+        return call
+
+    def remove(self, call: "Call") -> None:
+        """Take a call out of the queue, wherever it waits there."""
+        if self.queue.remove(call.session.session_id, call.priority, call):
+            self._uncount(call)
+
+    def _uncount(self, call: "Call") -> None:
+        times = call.function.run_times
+        if self.waiting[times] == 1:
+            del self.waiting[times]
+        else:
+            self.waiting[times] -= 1
 
 
 @dataclass(slots=True, eq=False)
@@ -132,6 +179,11 @@ class Instance:
     stop_command: int = 0
     stop_cause: str = ""
     uses: int = 0
+    used_ns: int = 0
+    clock: int = 0
+    """The cluster's Greedy-Dual clock at its last use."""
+    start: Decision | None = None
+    """Why it was started, and there; None for one that an earlier scheduler started."""
 
 
 @dataclass(slots=True, eq=False)
@@ -164,6 +216,10 @@ class Node:
     parked: dict[bytes, list[Instance]] = field(default_factory=dict)
     ended: dict[int, None] = field(default_factory=dict)
     load: tuple[int, int, int] = (0, 0, 0)
+    unfiled: dict[str, "Node"] = field(default_factory=dict)
+    """The cluster's list of nodes to be filed anew by load: any change of what is booked enters the node here."""
+    level: int = -1
+    """Where it is filed; -1 before it is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -178,6 +234,8 @@ class Session:
     functions: dict[int, Function] = field(default_factory=dict)
     calls: dict[int, "Call"] = field(default_factory=dict)
     seen: IntervalSet = field(default_factory=IntervalSet)
+    turn: int = 0
+    """The token of its last attempt: who was served the longest ago goes first."""
 
 
 @dataclass(slots=True, eq=False)
@@ -202,6 +260,7 @@ class Call:
     exceptions: int = 0
     crashes: int = 0
     out_of_memory: int = 0
+    decisions: list[Decision] = field(default_factory=list)
 
     @property
     def key(self) -> tuple[bytes, int]:
@@ -229,3 +288,4 @@ class Attempt:
     cancel_command: int = 0
     cpu: int = 0
     custom: tuple[Quantity, ...] = ()
+    run_times: RunTimes | None = None

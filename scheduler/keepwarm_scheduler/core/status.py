@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.explaining import call_id
 from keepwarm_scheduler.core.state import Call, Instance, Node
 from keepwarm_scheduler.core.transitions import CallState, InstanceState
 from keepwarm_wire.fields import DOCUMENT_BYTES_MAX, FOREVER_US
@@ -106,7 +107,7 @@ def _instance(cluster: Cluster, instance: Instance) -> dict[str, Any]:
 
 def _call(cluster: Cluster, call: Call) -> dict[str, Any]:
     return {
-        "call": f"{call.session.session_id.hex()[:8]}-{call.number}",
+        "call": call_id(*call.key),
         "function": call.function.name,
         "state": call.state.value,
         "reason": call.reason if call.state is CallState.QUEUED else "",

@@ -18,6 +18,8 @@ class CallState(Enum):
     RUNNING = "running"
     DONE = "done"
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and every change of a state looks two of them up
+
 
 class InstanceState(Enum):
     """Where an instance stands, as far as the scheduler knows."""
@@ -28,6 +30,8 @@ class InstanceState(Enum):
     STOPPING = "stopping"
     SUSPENDED = "suspended"
     ENDED = "ended"
+
+    __hash__ = object.__hash__
 
 
 _C, _I = CallState, InstanceState

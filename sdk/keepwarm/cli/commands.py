@@ -79,6 +79,12 @@ def agent(context: typer.Context) -> None:
     _become("keepwarm_worker", context.args)
 
 
+@app.command(context_settings=_DAEMON)
+def simulate(context: typer.Context) -> None:
+    """Replay a trace of invocations: what would each keep_alive cost (`keepwarm simulate --help`)?"""
+    _become("keepwarm_scheduler.simulate", context.args)
+
+
 def _become(module: str, arguments: list[str]) -> None:
     """The daemon takes this process's place, so that signals and memory are its own."""
     sys.stdout.flush()
@@ -114,6 +120,33 @@ def status(
     from keepwarm.cli.status_view import render
 
     Console().print(render(document, found))
+
+
+@app.command()
+def explain(
+    call: Annotated[str, typer.Argument(help="A call's id, as status and errors show it.", metavar="CALL")],
+    address: AddressOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Say why a call ran where it ran, and why it was cold, or what it still waits for."""
+    from keepwarm.admin import AdminClient
+
+    found = _address(address)
+    if found is None:
+        typer.echo("keepwarm: no cluster is running here, and what one did is forgotten when it stops.", err=True)
+        raise typer.Exit(1)
+    with AdminClient(found) as admin:
+        document = admin.explain(call)
+    if as_json:
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    elif "error" in document:
+        typer.echo(f"keepwarm: {document['summary']}", err=True)
+    else:
+        from keepwarm.cli.explain_view import render
+
+        Console().print(render(document), highlight=False)
+    if "error" in document:
+        raise typer.Exit(2 if document["error"] == "malformed" else 1)
 
 
 @app.command()

@@ -84,13 +84,18 @@ def _describe(console: Console, label: str, future: Future[Any], elapsed_s: floa
     )
 
 
-def _call(console: Console, label: str, function: Any, *arguments: Any) -> int:
-    """Make a call, describe it, and return the id of the process that served it."""
+def _call(console: Console, label: str, function: Any, *arguments: Any) -> Future[Any]:
+    """Make a call, describe it, and return its future."""
     started_s = time.perf_counter()
-    future = function.submit(*arguments)
+    future: Future[Any] = function.submit(*arguments)
     future.result()
     _describe(console, label, future, time.perf_counter() - started_s)
-    return 0 if future.report is None else int(future.report.process_id)
+    return future
+
+
+def _pid(future: Future[Any]) -> int:
+    """The id of the process that served a call."""
+    return 0 if future.report is None else future.report.process_id
 
 
 def _lease_s(process_id: int) -> float | None:
@@ -144,15 +149,16 @@ def main() -> int:
         with _serve() as base:
             _call(console, "get_two()", get_two)
             _call(console, "get_two()", get_two)
-            first_pid = _call(console, "get_response(.../one)", get_response, f"{base}/one")
-            second_pid = _call(console, "get_response(.../two)", get_response, f"{base}/two")
+            first_pid = _pid(_call(console, "get_response(.../one)", get_response, f"{base}/one"))
+            second_pid = _pid(_call(console, "get_response(.../two)", get_response, f"{base}/two"))
             same = "the same process" if first_pid == second_pid else "another process"
             console.print(f"Both calls of get_response ran in {same}.", highlight=False)
             _count_down(console, second_pid)
-            third_pid = _call(console, "get_response(.../three)", get_response, f"{base}/three")
+            third = _call(console, "get_response(.../three)", get_response, f"{base}/three")
             console.print(
-                f"A new process (pid {third_pid}) in the environment that was still on disk. `keepwarm status` shows "
-                f"the cluster; it stops itself when the last lease is over.",
+                f"A new process (pid {_pid(third)}) in the environment that was still on disk: {third.explain().cold}. "
+                f"`keepwarm explain {third.call_id}` tells all of it, `keepwarm status` shows the cluster; it stops "
+                f"itself when the last lease is over.",
                 highlight=False,
                 soft_wrap=True,
             )

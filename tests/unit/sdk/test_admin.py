@@ -12,6 +12,8 @@ from keepwarm.errors import ClusterUnreachable, InternalError, ProtocolMismatch
 from keepwarm_wire import codec
 from keepwarm_wire.messages import (
     AdminHello,
+    ExplainReply,
+    ExplainRequest,
     Goodbye,
     Message,
     Refused,
@@ -77,6 +79,18 @@ def test_status_is_a_document(serve: Serve) -> None:
 def test_a_status_that_is_no_document_is_a_bug_in_words(serve: Serve, document: bytes) -> None:
     with AdminClient(serve(replying(StatusReply(1, document)))) as admin, pytest.raises(InternalError):
         admin.status()
+
+
+def test_an_explanation_is_a_document(serve: Serve) -> None:
+    asked: list[Message] = []
+
+    def answers(message: Message) -> list[Message]:
+        asked.append(message)
+        return replying(ExplainReply(1, b'{"call": "ab-1"}'))(message)
+
+    with AdminClient(serve(answers)) as admin:
+        assert admin.explain("ab-1" + "0" * 1000) == {"call": "ab-1"}
+    assert asked[-1] == ExplainRequest(1, ("ab-1" + "0" * 1000)[:512])
 
 
 def test_stop_says_when_it_stops_and_when_calls_prevent_it(serve: Serve) -> None:

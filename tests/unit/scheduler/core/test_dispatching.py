@@ -213,3 +213,72 @@ def test_a_lost_dispatch_is_repaired_by_the_next_beat_and_restarts_no_lease() ->
     assert len(agent.attempts) == 1
     agent.complete()
     assert client.status(2) == "succeeded"
+
+
+def test_the_more_urgent_call_goes_first_and_equal_ones_in_order() -> None:
+    driver = Driver()
+    agent, client = driver.agent(cpu=1000), driver.client()
+    client.declare()
+    for priority in (0, 0, 100, -100, 100):
+        client.submit(priority=priority)
+    while agent.attempts:
+        agent.complete()
+    assert [dispatch.call_number for dispatch in driver.of(wire.Dispatch)] == [1, 3, 5, 2, 4]
+
+
+def test_clients_take_turns_however_many_calls_each_has_waiting() -> None:
+    driver = Driver()
+    agent = driver.agent(cpu=1000)
+    clients = [driver.client(name) for name in ("s", "t")]
+    for client, count in zip(clients, (6, 2), strict=True):
+        client.declare()
+        for _ in range(count):
+            client.submit()
+    while agent.attempts:
+        agent.complete()
+    served = [dispatch.session_id[:1] for dispatch in driver.of(wire.Dispatch)]
+    assert served == [b"s", b"s", b"t", b"s", b"t", b"s", b"s", b"s"]
+
+
+def test_pools_of_several_clients_take_turns_on_a_node() -> None:
+    driver = Driver()
+    agent = driver.agent(cpu=1000)
+    clients = [driver.client(name) for name in ("s", "t")]
+    for client in clients:
+        client.declare(env_vars=(wire.Pair("WHO", client.session_id.decode()),))
+        client.submit()
+        agent.complete()
+    for _ in range(4):
+        clients[0].submit()
+    clients[1].submit()
+    while agent.attempts:
+        agent.complete()
+    served = [dispatch.session_id[:1] for dispatch in driver.of(wire.Dispatch)[2:]]
+    assert served == [b"s", b"t", b"s", b"s", b"s"]
+
+
+def test_a_parked_instance_that_nothing_waits_for_is_idle_again_when_cpu_is_free() -> None:
+    driver = Driver()
+    agent, client = driver.agent(cpu=1000), driver.client()
+    first, second = client.declare("module:a"), client.declare("module:b", memory_bytes=1 << 30)
+    client.submit(first)
+    client.cancel(client.submit(second))
+    assert driver.node().parked == {} or [each.is_parked for each in driver.instances] == [False, True]
+    agent.complete()
+    assert not driver.node().parked
+    call = client.submit(second)
+    assert len(agent.attempts) == 1
+    agent.complete()
+    assert client.status(call) == "succeeded"
+
+
+def test_a_cancelled_call_does_not_stay_in_the_queue() -> None:
+    driver = Driver()
+    driver.agent(cpu=1000)
+    client = driver.client()
+    client.declare()
+    calls = [client.submit() for _ in range(5)]
+    for call in calls[1:]:
+        client.cancel(call)
+    assert list(driver.pool().queue) == []
+    assert driver.pool().queue.footprint() == (0, 0)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from keepwarm_scheduler.core.dispatching import park
 from keepwarm_scheduler.core.invariants import check
 from keepwarm_scheduler.core.transitions import CallState, InstanceState
 from support.scheduler_driver import Driver, warm
@@ -23,7 +24,7 @@ def healthy() -> Driver:
 
 
 def _queued(driver: Driver) -> None:
-    next(iter(driver.cluster.pools.values())).queued += 1
+    next(pool for pool in driver.cluster.pools.values() if pool.queue).take()
 
 
 def _busy(driver: Driver) -> None:
@@ -71,13 +72,74 @@ def _watch(driver: Driver) -> None:
     driver.cluster.cancel_timer("node", "a")
 
 
+def _waiting(driver: Driver) -> None:
+    next(pool for pool in driver.cluster.pools.values() if pool.queue).waiting.clear()
+
+
+def _queue_twice(driver: Driver) -> None:
+    pool = next(pool for pool in driver.cluster.pools.values() if pool.queue)
+    head = pool.queue.head()
+    assert head is not None
+    pool.queue.push(b"another owner", 0, head)
+
+
+def _silent(driver: Driver) -> None:
+    pool = next(pool for pool in driver.cluster.pools.values() if pool.queue)
+    head = pool.queue.head()
+    assert head is not None
+    head.decisions.clear()
+
+
+def _attempts(driver: Driver) -> None:
+    next(pool for pool in driver.cluster.pools.values() if pool.attempts).attempts.clear()
+
+
+def _parked(driver: Driver) -> None:
+    pool = next(pool for pool in driver.cluster.pools.values() if pool.idle)
+    park(pool.idle.pop())
+
+
+def _unfiled(driver: Driver) -> None:
+    driver.cluster.unfiled.clear()
+    driver.node().level = -1
+
+
+def _built(driver: Driver) -> None:
+    driver.cluster.built_on.clear()
+
+
+def _siblings(driver: Driver) -> None:
+    driver.cluster.pools_of.popitem()
+
+
 def test_a_healthy_cluster_passes() -> None:
     check(healthy().cluster)
 
 
 @pytest.mark.parametrize(
     "damage",
-    [_queued, _busy, _cpu, _memory, _idle_twice, _state, _lease, _stale_lease, _attempt, _call, _peer, _watch],
+    [
+        _queued,
+        _busy,
+        _cpu,
+        _memory,
+        _idle_twice,
+        _state,
+        _lease,
+        _stale_lease,
+        _attempt,
+        _call,
+        _peer,
+        _watch,
+        _waiting,
+        _queue_twice,
+        _silent,
+        _attempts,
+        _parked,
+        _unfiled,
+        _built,
+        _siblings,
+    ],
 )
 def test_damage_is_found(damage: Callable[[Driver], None]) -> None:
     driver = healthy()

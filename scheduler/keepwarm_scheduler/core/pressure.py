@@ -1,0 +1,207 @@
+"""Pressure and impossibility: idle instances make room for calls that have waited too long, hopeless calls fail.
+
+An idle instance is ended early only here, and only for a pool whose head call has lost its patience and for which no
+node has room. Where nobody is idle, because calls of others follow one another without end, the pool is *starved*: an
+instance whose call has just ended then makes room for it, if its head call deserves it more than those that follow.
+"""
+
+from typing import NamedTuple
+
+from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.decisions import Decision, Reason, note
+from keepwarm_scheduler.core.dispatching import claim, next_call, park, serve, stop, take_off_idle
+from keepwarm_scheduler.core.outcomes import fail
+from keepwarm_scheduler.core.placement import VictimCandidate, choose_victims, keeping_value
+from keepwarm_scheduler.core.places import could_ever, could_use_another, is_usable, nodes_by_load
+from keepwarm_scheduler.core.state import Call, Instance, Node, Pool, Shape
+from keepwarm_scheduler.core.transitions import CallState, InstanceState
+from keepwarm_wire.messages import Status
+
+__all__ = ["infeasible", "make_room", "offer", "watch_infeasible"]
+
+_PLANS_COMPARED = 32
+"""How many nodes that could make room are compared."""
+
+
+# ---------------------------------------------------------------- making room
+
+
+class _Plan(NamedTuple):
+    """What it takes to make room on a node; the smallest is the best. ``victims`` is empty where room is coming."""
+
+    last_copies: int
+    value: int
+    node: str
+    victims: list[VictimCandidate]
+
+
+def make_room(cluster: Cluster, pool: Pool, call: Call) -> None:
+    """End idle instances on one node so that this pool can start there: the only early end that calls cause."""
+    plans: list[_Plan] = []
+    for node in nodes_by_load(cluster):
+        plan = _plan(cluster, node, pool)
+        if plan is not None:
+            plans.append(plan)
+            if len(plans) >= _PLANS_COMPARED:
+                break
+    if plans:
+        cluster.starved.pop(pool.key, None)
+        _carry_out(cluster, min(plans, key=lambda plan: plan[:3]), call)
+    elif not pool.is_impossible:
+        cluster.starved[pool.key] = pool
+
+
+def _plan(cluster: Cluster, node: Node, pool: Pool) -> _Plan | None:
+    if not could_use_another(node, pool):
+        return None
+    memory_coming, gpu_coming = _coming_free(node)
+    candidates = {candidate.instance_id: candidate for candidate in _victims(cluster, node)}
+    chosen = choose_victims(
+        candidates.values(),
+        pool.shape.memory_bytes - node.free["memory"] - memory_coming,
+        pool.shape.gpu - node.free["gpu"] - gpu_coming,
+    )
+    if chosen is None:
+        return None
+    victims = [candidates[instance_id] for instance_id in chosen]
+    last_copies = sum(victim.spare == 0 for victim in victims)
+    return _Plan(last_copies, sum(victim.value for victim in victims), node.name, victims)
+
+
+def _carry_out(cluster: Cluster, plan: _Plan, call: Call) -> None:
+    if plan.victims:
+        numbers = (len(plan.victims), plan.last_copies)
+        note(call, Decision(Reason.MAKE_ROOM, cluster.now_ns, plan.node, numbers=numbers))
+    for victim in plan.victims:
+        instance = cluster.instances[victim.instance_id]
+        cluster.clock = max(cluster.clock, victim.value)
+        if victim.spare == 0:
+            instance.pool.uses = 0
+        stop(cluster, instance, "evicted")
+
+
+def _coming_free(node: Node) -> tuple[int, int]:
+    """Memory and GPUs of instances that are about to end: who waits for them needs no other victims."""
+    stopping = [one for one in node.instances.values() if one.state is InstanceState.STOPPING]
+    return sum(one.memory_bytes for one in stopping), sum(one.gpu for one in stopping)
+
+
+def _victims(cluster: Cluster, node: Node) -> list[VictimCandidate]:
+    """The idle instances of a node. Of a pool's, the one that was used last is the last to be spared."""
+    idle: dict[bytes, list[Instance]] = {}
+    for instance in node.instances.values():
+        if instance.state is InstanceState.IDLE:
+            idle.setdefault(instance.pool.key, []).append(instance)
+    victims: list[VictimCandidate] = []
+    for instances in idle.values():
+        pool = instances[0].pool
+        instances.sort(key=lambda instance: (instance.used_ns, instance.instance_id))
+        spare = len(pool.idle) + sum(instance.is_parked for instance in instances)
+        costs = cluster.costs.get(pool.environment_id, cluster.typical_costs)
+        cost_ns = costs.expected_ns(is_built=True)  # the directory outlives the process
+        for instance in instances:
+            spare -= 1
+            value = keeping_value(instance.clock, pool.uses, cost_ns, instance.memory_bytes)
+            victims.append(VictimCandidate(instance.instance_id, spare, value, instance.memory_bytes, instance.gpu))
+    return victims
+
+
+def offer(cluster: Cluster, instance: Instance) -> None:
+    """An instance is idle again and its cpu is free: its pool's next call takes it, unless another's deserves it more.
+
+    Where others are parked on the node, ``serve_node`` decides among them all; it has to be called next.
+    """
+    pool, node = instance.pool, instance.node
+    if not pool.queue:
+        return
+    if cluster.starved and _gives_way(cluster, instance):
+        return
+    if node.parked:
+        take_off_idle(instance)
+        park(instance)
+    else:
+        serve(cluster, pool)
+
+
+def _gives_way(cluster: Cluster, instance: Instance) -> bool:
+    """Whether an instance was ended for a starved pool that could start in its place."""
+    own = claim(cluster, instance.pool)
+    waiting = []
+    for pool in list(cluster.starved.values()):
+        if not pool.queue or pool.starting:
+            del cluster.starved[pool.key]
+        elif pool is not instance.pool and _has_no_patience(cluster, pool) and (other := claim(cluster, pool)) < own:
+            waiting.append((other, pool.key))
+    for _, key in sorted(waiting):
+        pool = cluster.starved[key]
+        plan = _plan(cluster, instance.node, pool)
+        call = next_call(pool)
+        if plan is not None and call is not None:
+            del cluster.starved[key]
+            _carry_out(cluster, plan, call)
+            if instance.state is not InstanceState.IDLE:
+                return True
+    return False
+
+
+def _has_no_patience(cluster: Cluster, pool: Pool) -> bool:
+    """Whether the head call has waited too long: the one that starved the pool may have been served meanwhile."""
+    call = next_call(pool)
+    return call is not None and cluster.now_ns - call.submitted_ns >= cluster.config.patience_ns
+
+
+# ---------------------------------------------------------------- impossibility
+
+
+def watch_infeasible(cluster: Cluster, call: Call) -> None:
+    """Look at the call again after a bound, and fail it if still no node could ever run it."""
+    if call.state is CallState.QUEUED and ("infeasible", call.key) not in cluster.timers:
+        config = cluster.config
+        has_nodes = any(is_usable(node) for node in cluster.nodes.values())
+        call.timed = True
+        cluster.timer("infeasible", call.key, config.infeasible_ns if has_nodes else config.no_nodes_ns)
+
+
+def infeasible(cluster: Cluster, call: Call) -> None:
+    """The bound is over: if still no node could ever run the call, it fails and says why."""
+    if call.state is not CallState.QUEUED:
+        return
+    nodes = [node for node in cluster.nodes.values() if is_usable(node)]
+    environment, pool = call.function.environment, call.function.pool
+    with_python = [node for node in nodes if environment.python in node.pythons]
+    if not nodes:
+        message = "The cluster has no node: start an agent with `keepwarm agent`."
+        _fail_alike(cluster, call, "no_feasible_node", message)
+    elif not with_python:
+        have = ", ".join(f"{node.name}: {' '.join(node.pythons) or 'none'}" for node in nodes[:20])
+        message = f"No node has Python {environment.python} (nodes have {have})."
+        _fail_alike(cluster, call, "python_missing", message)
+    elif pool is not None and not any(could_ever(node, pool) for node in nodes):
+        _fail_alike(cluster, call, "no_feasible_node", _why_infeasible(nodes, pool))
+
+
+def _fail_alike(cluster: Cluster, call: Call, kind: str, message: str) -> None:
+    """What makes one call impossible makes all calls of its pool impossible."""
+    pool = call.function.pool
+    fail(cluster, call, Status.FAILED, kind, message)
+    while pool is not None and (other := next_call(pool)) is not None:
+        fail(cluster, other, Status.FAILED, kind, message)
+
+
+def _why_infeasible(nodes: list[Node], pool: Pool) -> str:
+    shape = pool.shape
+    wants = [f"cpu={shape.cpu / 1000:g}", f"memory={shape.memory_bytes >> 20} MiB"]
+    wants += [f"gpu={shape.gpu / 1000:g}"] if shape.gpu else []
+    wants += [f"{quantity.name}={quantity.amount / 1000:g}" for quantity in shape.custom]
+    wants += [f"label {label.name}={label.value}" for label in shape.labels]
+    have = "; ".join(f"{node.name}: {', '.join(_has(node, shape))}" for node in nodes[:20])
+    return f"No node could ever run this: it asks for {', '.join(wants)}; nodes have {have}."
+
+
+def _has(node: Node, shape: Shape) -> list[str]:
+    """What a node has of the things that are asked for."""
+    capacity = node.capacity
+    has = [f"cpu={capacity.get('cpu', 0) / 1000:g}", f"memory={capacity.get('memory', 0) >> 20} MiB"]
+    has += [f"gpu={capacity.get('gpu', 0) / 1000:g}"] if shape.gpu else []
+    has += [f"{quantity.name}={capacity.get(quantity.name, 0) / 1000:g}" for quantity in shape.custom]
+    return has + [f"label {label.name}={node.labels.get(label.name, '(none)')}" for label in shape.labels]
