@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from keepwarm_scheduler.core.eviction import PoolWorth, victim_score
+from keepwarm_scheduler.simulate.fair_eviction import PoolWorth, victim_score
 
 __all__ = ["FairGreedyDual", "GreedyDual", "LeastRecentlyUsed", "VictimPolicy", "choosing"]
 

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keepwarm_scheduler.core.eviction import FAIRNESS_MILLI, HOPELESS_PERCENT, USES_MAX, PoolWorth, victim_score
+from keepwarm_scheduler.simulate.fair_eviction import (
+    FAIRNESS_MILLI,
+    HOPELESS_PERCENT,
+    USES_MAX,
+    PoolWorth,
+    victim_score,
+)
 
 MIB = 1 << 20
 COST_NS = 1_000
