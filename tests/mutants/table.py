@@ -170,6 +170,12 @@ _PINS_AND_ENDS = {
     "an instance that ended comes back": _one(
         _BEATS, "if reported.instance_id in node.ended or", "if", _REPAIRS + "13_an_overtaken"
     ),
+    "a death counts as a failed start": _one(
+        _SCHEDULER + "instances",
+        "elif never_ready and message.failure is not None and message.cause in _START_CAUSES:",
+        "elif message.failure is not None:",
+        _CONTRACT + "03_a_death",
+    ),
     "beats end no instance": _one(
         _BEATS,
         "if instance.command <= node.as_of and instance.instance_id not in listed:",

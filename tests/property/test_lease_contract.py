@@ -138,6 +138,19 @@ def test_clause_03_the_cause_says_what_happened(cause: str, off_ms: int) -> None
     consent(clauses.ends_once(world.history), clauses.never_early(world.history))
 
 
+@given(st.integers(3, 6), st.integers(0, 99))
+def test_clause_03_a_death_is_no_failed_start(crashes: int, off_ms: int) -> None:
+    """However many calls kill their processes, one after the other, the next in the queue gets a process that works."""
+    world = World(MIXED, resources={"cpu": 8000, "memory": 1 << 30})
+    world.run(off_ms * MILLISECOND)
+    calls = [world.submit(1, "crash") for _ in range(crashes)] + [world.submit(1)]
+    world.run(10 * SECOND)
+    statuses = {entry[2]: entry[3] for entry in world.history.of("answered")}
+    assert [statuses[call] for call in calls] == ["failed"] * crashes + ["succeeded"]
+    assert [entry[4] for entry in world.history.of("ended")] == ["died"] * crashes + ["expired"]
+    consent(clauses.ends_once(world.history), clauses.answered_once(world.history))
+
+
 # ---------------------------------------------------------------- 4, 5, 6: calls and terms
 
 

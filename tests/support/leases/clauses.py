@@ -68,9 +68,10 @@ def ends_once(history: History, *, is_over: bool = True) -> Iterator[str]:
     for entry in history.of("ended"):
         if _cause(entry[4]) not in CAUSES:
             yield f"{entry[3]:#x} ended for no known cause: {entry[4]}"
-    gone = {entry[3]: entry[4] for entry in history.of("gone")}
-    for instance, how in gone.items():
-        if is_over and how != "node" and instance not in ends:
+    # What an agent could not say yet is lost if it crashes: its node's end then says it all.
+    crashed = {entry[2]: entry[0] for entry in history.of("node crashed")}
+    for at_ns, _, node, instance, _ in history.of("gone"):
+        if is_over and instance not in ends and at_ns > crashed.get(node, -1):
             yield f"{instance:#x} is gone and nobody was told"
     counts = Counter(entry[3] for entry in history.of("gone"))
     yield from (f"{instance:#x} went {count} times" for instance, count in counts.items() if count > 1)
@@ -134,9 +135,14 @@ def private_once(history: History) -> Iterator[str]:
 
 
 def evictions_are_pressed(history: History) -> Iterator[str]:
-    """11: an early end is ordered only while a call has waited long and fits nowhere, and only of an idle process."""
-    for at_ns, _, instance, cause, attempt, pressed, _, is_first in history.of("order"):
-        if _cause(cause) == "evicted" and is_first:
+    """11: an early end is decided only while a call has waited long and fits nowhere, and only of an idle process.
+
+    An order that was lost is repeated; what was decided then is not decided again.
+    """
+    decided: dict[int, None] = {}
+    for at_ns, _, instance, cause, attempt, pressed, _ in history.of("order"):
+        if _cause(cause) == "evicted" and instance not in decided:
+            decided[instance] = None
             if not pressed:
                 yield f"{instance:#x} was evicted at {at_ns} and nobody needed its place"
             if attempt:
@@ -145,7 +151,7 @@ def evictions_are_pressed(history: History) -> Iterator[str]:
 
 def orders_only_when_reported(history: History) -> Iterator[str]:
     """14: nothing is ended on a node that has not told what it holds."""
-    for at_ns, _, instance, cause, _, _, reported, _ in history.of("order"):
+    for at_ns, _, instance, cause, _, _, reported in history.of("order"):
         if not reported:
             yield f"{instance:#x} was told {cause} at {at_ns}, before its node had reported"
 

@@ -364,8 +364,7 @@ class World:
         ]
         room = max((node.free["memory"] for node in cluster.nodes.values() if node.peer), default=0)
         pressed = any(waited_ns >= PATIENCE_NS and memory > room for waited_ns, memory in waits)
-        is_first = instance is None or instance.stop_command == order.command
-        self.history.add(self.now_ns, "order", order.instance_id, order.cause, attempt, pressed, reported, is_first)
+        self.history.add(self.now_ns, "order", order.instance_id, order.cause, attempt, pressed, reported)
 
     def truth(self) -> dict[int, Any]:
         """What is owed to each living process, by instance."""
