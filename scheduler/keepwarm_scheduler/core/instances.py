@@ -87,8 +87,8 @@ def instance_progress(cluster: Cluster, node: Node, message: InstanceProgress) -
 def instance_busy(cluster: Cluster, node: Node, message: InstanceBusy) -> None:
     """The node refused a stop: it knows of a later call. Its next beat tells of which, and until when it lives."""
     instance = node.instances.get(message.instance_id)
-    if instance is None or instance.state is not InstanceState.STOPPING:
-        return
+    if instance is None or instance.state is not InstanceState.STOPPING or message.sequence < instance.sequence:
+        return  # gone, not being stopped, or an answer to an earlier stop that was overtaken
     instance.sequence = message.sequence
     change(instance, INSTANCE, InstanceState.IDLE)
     put_on_idle(instance)

@@ -1,5 +1,6 @@
 """Instances from start to end; each ends once."""
 
+from keepwarm_scheduler.core.transitions import InstanceState
 from keepwarm_wire import messages as wire
 from keepwarm_wire.messages import RetryLimits
 from support.scheduler_driver import Driver, warm
@@ -101,3 +102,15 @@ def test_what_a_start_does_is_told_to_the_clients_that_wait_once_each() -> None:
     driver.transmit(agent.peer, wire.InstanceProgress(instance_id, "build", "downloading"))
     (progress,) = client.of(wire.Progress)
     assert (progress.function_number, progress.phase, progress.node) == (1, "build", "a")
+
+
+def test_an_overtaken_refusal_of_an_earlier_stop_changes_nothing() -> None:
+    """Its sequence is from before the call that has ended since: it says nothing of this stop."""
+    driver = Driver()
+    _client, agent = warm(driver, keep_alive=10)
+    (instance,) = driver.instances
+    driver.lose(wire.StopInstance)
+    driver.advance(10.2)
+    assert instance.state is InstanceState.STOPPING
+    driver.transmit(agent.peer, wire.InstanceBusy(instance.instance_id, instance.sequence - 1))
+    assert instance.state is InstanceState.STOPPING
