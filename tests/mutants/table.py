@@ -149,9 +149,8 @@ _PINS_AND_ENDS = {
     ),
     "a refused stop is not taken back": _one(
         _SCHEDULER + "instances",
-        "    if instance is None or instance.state is not InstanceState.STOPPING:\n        return\n"
-        "    instance.sequence",
-        "    if instance is not None:\n        return\n    instance.sequence",
+        "message.sequence < instance.sequence:\n",
+        "message.sequence >= 0:\n",
         _UNIT + "instances.py::test_a_stop_that",
     ),
     "an end is said twice": _one(
