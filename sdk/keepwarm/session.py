@@ -402,7 +402,7 @@ class Session:
             self._complete(now_ns, call, failed(call, message.failure), None)
 
     def _on_download_refused(self, now_ns: int, download: Download, failure: Failure) -> None:
-        """A result is gone: for good, or because this session was silent for so long that it was ended.
+        """A result is gone: for good, or because the session was silent for so long that it was ended.
 
         A hello tells which: a scheduler that has forgotten the session is sent its calls again, one that knows it is
         asked once more.
