@@ -23,7 +23,7 @@ from keepwarm_scheduler.simulate.cluster_model import ClusterSettings, Ledger
 from keepwarm_scheduler.simulate.engine import KeepAlive, replay
 from keepwarm_scheduler.simulate.report import percentile, shares_of
 from keepwarm_scheduler.simulate.traces import Trace, read_minutes
-from keepwarm_scheduler.simulate.victims import FairGreedyDual, GreedyDual, LeastRecentlyUsed, VictimPolicy
+from keepwarm_scheduler.simulate.victims import GreedyDual, LeastRecentlyUsed, VictimPolicy
 
 GIB = 1 << 30
 ENDLESS_BYTES = 1 << 50
@@ -44,7 +44,6 @@ POLICIES: dict[str, Callable[[], VictimPolicy | None]] = {
     "least recently used": LeastRecentlyUsed,
     "greedy dual": GreedyDual,
     "the core's own": lambda: None,
-    "fair greedy dual": FairGreedyDual,
 }
 
 

@@ -5,7 +5,16 @@ import logging
 import sys
 from pathlib import Path
 
-from keepwarm_scheduler.config import CoreConfig, SchedulerConfig, default_bind, default_state, parse_size
+from keepwarm_scheduler.config import (
+    CoreConfig,
+    SchedulerConfig,
+    default_bind,
+    default_keys,
+    default_state,
+    parse_size,
+)
+from keepwarm_wire.addresses import is_remote, parse_address
+from keepwarm_wire.key_files import KeyFileError, has_key_store
 
 __all__ = ["main"]
 
@@ -18,9 +27,19 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--bind",
-        default=default_bind(),
+        action="append",
+        default=[],
         metavar="ADDRESS",
-        help="ipc:// address to serve; its directory must be private to you (default: %(default)s)",
+        help="what to serve: host:port for other machines (0.0.0.0:7437 for all networks of this one), or ipc:///path "
+        "in a directory that is private to you; may be repeated. A socket on this machine is always served "
+        f"(default: {default_bind()})",
+    )
+    result.add_argument(
+        "--keys",
+        type=Path,
+        default=default_keys(),
+        metavar="DIR",
+        help="the keys that `keepwarm init` made; needed to serve other machines (default: %(default)s)",
     )
     result.add_argument(
         "--state",
@@ -49,24 +68,20 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    if not options.bind.startswith("ipc:///"):
-        sys.stderr.write(
-            f"keepwarm scheduler: --bind {options.bind}: only ipc:///absolute/path is served. Addresses that other "
-            f"machines can reach need keys, which this version does not have.\n"
-        )
-        return 2
     from keepwarm_scheduler.daemon import BindError, Daemon
     from keepwarm_scheduler.journal import JournalError
 
     try:
+        keys = None if options.local or not has_key_store(options.keys) else options.keys.absolute()
         config = SchedulerConfig(
-            bind=options.bind,
+            binds=_binds(options.bind, keys, options.keys),
+            keys=keys,
             state=options.state.absolute(),
             payload_bytes_max=parse_size(options.payload_max),
             core=CoreConfig.for_local() if options.local else CoreConfig(),
         )
         daemon = Daemon(config)
-    except (BindError, JournalError, ValueError) as error:
+    except (BindError, JournalError, KeyFileError, ValueError) as error:
         sys.stderr.write(f"keepwarm scheduler: {error}\n")
         return 2
     except OSError as error:
@@ -74,11 +89,38 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"keepwarm scheduler: {place} cannot be used: {error.strerror}. Choose another place.\n")
         return 2
     if not options.local:
-        sys.stderr.write(
-            f"Scheduler ready. Agents and programs of this user join with:\n  export KEEPWARM_ADDRESS={options.bind}\n"
-        )
+        sys.stderr.write(_welcome(config))
     daemon.run()
     return 0
+
+
+def _binds(given: list[str], keys: Path | None, key_place: Path) -> tuple[str, ...]:
+    """What to serve, a socket on this machine always included. Raises ``ValueError`` for what cannot be served."""
+    binds = [parse_address(address) for address in given]
+    for address in binds:
+        if address.startswith("ipc://") and not address.startswith("ipc:///"):
+            raise ValueError(f"--bind {address}: write an absolute path, ipc:///path/to/scheduler.sock.")
+        if is_remote(address) and keys is None:
+            raise ValueError(
+                f"--bind {address}: other machines are served with keys only, and there are none in {key_place}. "
+                "Make them with `keepwarm init`, then start the scheduler again."
+            )
+    if not any(address.startswith("ipc://") for address in binds):
+        binds.append(default_bind())
+    return tuple(dict.fromkeys(binds))
+
+
+def _welcome(config: SchedulerConfig) -> str:
+    """What to do next, for people."""
+    remote = [address for address in config.binds if is_remote(address)]
+    if not remote:
+        here = next(address for address in config.binds)
+        return f"Scheduler ready. Agents and programs of this user join with:\n  export KEEPWARM_ADDRESS={here}\n"
+    port = remote[0].rpartition(":")[2]
+    return (
+        f"Scheduler ready on {', '.join(remote)}. For each machine that is to join, run here\n"
+        f"  keepwarm token new --role agent\nand there\n  keepwarm agent --join TOKEN --at THIS_HOST:{port}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from keepwarm_scheduler.core.config import MILLISECOND_NS, SECOND_NS, CoreConfig
 
 __all__ = [
+    "default_keys",
     "CoreConfig",
     "MILLISECOND_NS",
     "SECOND_NS",
@@ -21,8 +22,10 @@ __all__ = [
 class SchedulerConfig:
     """What the daemon needs besides: where it serves, where it keeps things, how much."""
 
-    bind: str
+    binds: tuple[str, ...]
     state: Path
+    keys: Path | None = None
+    """The key store; None serves this user on this machine, without keys."""
     payload_bytes_max: int = 256 * 1024 * 1024
     payloads_bytes_max: int = 8 * 1024 * 1024 * 1024
     core: CoreConfig = field(default_factory=CoreConfig)
@@ -43,6 +46,11 @@ def default_bind() -> str:
 def default_state() -> Path:
     """Where a scheduler started by hand keeps its state."""
     return _home() / "cluster" / "scheduler"
+
+
+def default_keys() -> Path:
+    """Where ``keepwarm init`` puts the keys of a scheduler started by hand."""
+    return _home() / "cluster" / "keys"
 
 
 _SIZES = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}

@@ -1,5 +1,8 @@
 """The scheduler process: one ROUTER socket, one thread, one loop.
 
+With keys every connection is CURVE, and what a peer may say follows from its key; without, only sockets on this
+machine are served, and their directory's permissions are the authentication.
+
 A turn: wait until something arrives or the core's next deadline; take up to 256 frames; feed the core, messages before
 the tick; write what must be on disk; then send, one frame per peer. Nothing here decides anything.
 """
@@ -18,10 +21,15 @@ from zmq.utils.monitor import parse_monitor_message
 
 from keepwarm_scheduler.config import SchedulerConfig
 from keepwarm_scheduler.core.effects import DropPayload, Effect, ForgetNode, SaveLock, SaveNode, Send, StopProcess
-from keepwarm_scheduler.core.events import LOCAL, PeerLost, PeerMessage, Tick
+from keepwarm_scheduler.core.events import LOCAL, PeerLost, PeerMessage, Principal, Tick
 from keepwarm_scheduler.core.machine import SchedulerCore
 from keepwarm_scheduler.journal import Journal
 from keepwarm_scheduler.payload_store import PayloadStore
+from keepwarm_scheduler.security.answering import ABOUT_KEYS, answer_without_keys
+from keepwarm_scheduler.security.authorisation import refusal
+from keepwarm_scheduler.security.doorkeeper import Doorkeeper
+from keepwarm_scheduler.security.records import Record
+from keepwarm_wire.addresses import is_remote
 from keepwarm_wire.codec import FRAME_BYTES_MAX, ProtocolError, decode_frame, encode_frames
 from keepwarm_wire.messages import (
     AttemptDone,
@@ -46,6 +54,12 @@ _PROBE_DELAYS_S = (0.02, 0.2, 1.0)
 _DEPARTURE_S = 1.0
 """How long a scheduler that has said goodbye waits for the others to leave; agents with instances take longer."""
 
+_HEARTBEAT_MS = 2_000
+_HEARTBEAT_TIMEOUT_MS = 6_000
+"""Only to notice a broken connection early; that a process lives is what its own beats say."""
+
+_REVOKED = "This key is let in no more: it was revoked, or the token is used up. Join again with a new token."
+
 _CARRIES_PAYLOAD = {Submit: "arguments", DeclareFunction: "body", AttemptDone: "result"}
 
 log = logging.getLogger("keepwarm.scheduler")
@@ -66,7 +80,9 @@ class Daemon:
     def __init__(self, config: SchedulerConfig) -> None:
         self._config = config
         # First, for the state may lie beside the socket, and its directories are made as they come.
-        _require_private_directory(_socket_path(config.bind).parent)
+        for address in config.binds:
+            if not is_remote(address):
+                _require_private_directory(_socket_path(address).parent)
         _require_private_directory(config.state)
         self._journal = Journal(config.state)
         opened = self._journal.begin_epoch()
@@ -74,7 +90,10 @@ class Daemon:
         self._payloads = PayloadStore(config.state / "payloads", config.payload_bytes_max, config.payloads_bytes_max)
         self._core = SchedulerCore(config.core, opened.epoch, opened.cluster_id, time.monotonic_ns())
         self._context = zmq.Context()
-        self._socket = self._bind(config.bind)
+        self._doorkeeper: Doorkeeper | None = None
+        if config.keys is not None:
+            self._doorkeeper = Doorkeeper(self._context, config.keys, opened, self._save)
+        self._socket = self._bind(config.binds)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._wake_read, self._wake_write = sockets.socketpair()
         self._wake_read.setblocking(False)
@@ -82,6 +101,8 @@ class Daemon:
         self._poller = zmq.Poller()
         for source in (self._socket, self._monitor, self._wake_read):
             self._poller.register(source, zmq.POLLIN)
+        if self._doorkeeper is not None:
+            self._poller.register(self._doorkeeper.gate, zmq.POLLIN)
         self._peers: dict[bytes, None] = {}
         self._outgoing: dict[bytes, list[Message]] = {}
         self._is_running = True
@@ -89,12 +110,14 @@ class Daemon:
         self._probes_s: list[float] = []
         """When to look again for peers that are gone."""
         self._perform(self._core.handle(time.monotonic_ns(), opened.restored))
-        log.info("epoch %d, %d locks restored, serving %s", opened.epoch, len(opened.restored.locks), config.bind)
+        log.info("epoch %d, %d locks restored, serving %s", opened.epoch, len(opened.restored.locks), config.binds)
 
     # ------------------------------------------------------------ sockets
 
-    def _bind(self, address: str) -> zmq.Socket[bytes]:
-        _require_free(_socket_path(address))
+    def _bind(self, addresses: tuple[str, ...]) -> zmq.Socket[bytes]:
+        for address in addresses:
+            if not is_remote(address):
+                _require_free(_socket_path(address))
         socket = self._context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.LINGER, 0)
@@ -103,11 +126,16 @@ class Daemon:
         socket.setsockopt(zmq.RCVHWM, 10_000)
         socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
         socket.setsockopt(zmq.BACKLOG, 1_024)
+        socket.setsockopt(zmq.IPV6, 1)
+        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+        if self._doorkeeper is not None:
+            self._doorkeeper.guard(socket)
         previous_mask = os.umask(0o177)
         try:
-            socket.bind(address)
-        except zmq.ZMQError as error:
-            raise BindError(f"Cannot serve {address}: {error}.") from error
+            for address in addresses:
+                _bind_one(socket, address, is_guarded=self._doorkeeper is not None)
         finally:
             os.umask(previous_mask)
         return socket
@@ -131,6 +159,8 @@ class Daemon:
             self._wake_read.recv(4096)
         if self._signal:
             self._obey_signal()
+        if self._doorkeeper is not None and self._doorkeeper.gate in ready:
+            self._doorkeeper.serve_gate()
         if self._socket in ready:
             self._receive()
         if self._monitor in ready:
@@ -158,19 +188,56 @@ class Daemon:
         return min(_POLL_MAX_MS, max(0, -(-(deadline_ns - time.monotonic_ns()) // 1_000_000)))
 
     def _receive(self) -> None:
-        socket, core = self._socket, self._core
+        core = self._core
         now_ns = time.monotonic_ns()
         effects: list[Effect] = []
         for _ in range(_FRAMES_PER_TURN):
             try:
-                peer, *rest = socket.recv_multipart(zmq.NOBLOCK)
+                peer, principal, frames = self._receive_one(effects)
             except zmq.Again:
                 break
+            if principal is None:
+                self._queue(peer, Refused("revoked", _REVOKED))
+                continue
             self._peers[peer] = None
-            for message in self._decode(peer, rest):
-                if not self._is_payload(peer, message):
-                    effects += core.handle(now_ns, PeerMessage(peer, LOCAL, message))
+            for message in self._decode(peer, frames):
+                if self._is_allowed(peer, principal, message) and not self._is_payload(peer, message):
+                    effects += core.handle(now_ns, PeerMessage(peer, principal, message))
         self._perform(effects)
+
+    def _receive_one(self, effects: list[Effect]) -> tuple[bytes, Principal | None, list[bytes]]:
+        """A message and whose it is; None for a key that is let in no more. Raises ``zmq.Again``."""
+        if self._doorkeeper is None:
+            peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            return peer, LOCAL, frames
+        peer, principal, frames, is_another = self._doorkeeper.receive(self._socket)
+        if is_another:  # the id was another key's connection, whose end nobody has noticed yet
+            self._payloads.forget_peer(peer)
+            effects += self._core.handle(time.monotonic_ns(), PeerLost(peer))
+        return peer, principal, frames
+
+    def _is_allowed(self, peer: bytes, principal: Principal, message: Message) -> bool:
+        """Whether the core, or the store, is to see it; else its sender has been answered."""
+        if principal is LOCAL and type(message) not in ABOUT_KEYS:
+            return True
+        refused = refusal(principal, message)
+        doorkeeper = self._doorkeeper
+        if refused is None and doorkeeper is not None:
+            refused = doorkeeper.refusal(principal, message)
+        if refused is None and type(message) not in ABOUT_KEYS:
+            return True
+        if refused is not None:
+            self._queue(peer, refused)
+        elif doorkeeper is None:
+            self._queue(peer, answer_without_keys(message))
+        else:
+            reply, ended = doorkeeper.answer(peer, principal, message)
+            self._queue(peer, reply)
+            self._lose(ended)
+        return False
+
+    def _save(self, records: list[Record]) -> None:
+        self._journal.sync(records, self._epoch)
 
     def _decode(self, peer: bytes, frames: list[bytes]) -> list[Message]:
         try:
@@ -256,6 +323,8 @@ class Daemon:
 
     def _lose(self, peers: list[bytes]) -> None:
         for peer in peers:
+            if self._doorkeeper is not None:
+                self._doorkeeper.forget(peer)
             if peer in self._peers:
                 del self._peers[peer]
                 self._payloads.forget_peer(peer)
@@ -300,6 +369,8 @@ class Daemon:
         self._socket.disable_monitor()
         self._monitor.close()
         self._socket.close()
+        if self._doorkeeper is not None:
+            self._doorkeeper.close()
         self._context.term()
         self._payloads.close()
         self._wake_read.close()
@@ -319,6 +390,15 @@ class Daemon:
 
 
 _NOTHING = encode_frames([])[0]
+
+
+def _bind_one(socket: zmq.Socket[bytes], address: str, *, is_guarded: bool) -> None:
+    # Nothing may ever be served to a network without keys, whatever the settings were.
+    assert is_guarded or not is_remote(address), f"{address} without keys"
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise BindError(f"Cannot serve {address}: {error}.") from error
 
 
 def _socket_path(address: str) -> Path:

@@ -1,4 +1,4 @@
-"""What the scheduler keeps on disk: cluster id, epoch, locks, the nodes that may hold attempts.
+"""What the scheduler keeps on disk: cluster id, epoch, locks, the nodes that may hold attempts, keys and join tokens.
 
 One SQLite file, one connection, one thread. The file is opened with an exclusive lock, so that a second scheduler on
 the same state refuses to start. Everything saved in one turn of the loop is one transaction, on disk
@@ -8,25 +8,19 @@ ends the process: what follows a failed fsync cannot be trusted.
 
 import secrets
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keepwarm_scheduler.core.effects import ForgetNode, SaveLock, SaveNode
 from keepwarm_scheduler.core.events import Restored, SavedLock
+from keepwarm_scheduler.migrations import NewerSchemaError, migrate
+from keepwarm_scheduler.security.records import ForgetCredential, KeyRecord, Record, TokenRecord
 
-__all__ = ["Journal", "JournalError", "Opened"]
+__all__ = ["Journal", "JournalError", "Journaled", "Opened"]
 
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-CREATE TABLE locks (
-    namespace TEXT NOT NULL, spec_key BLOB NOT NULL, platform TEXT NOT NULL, python TEXT NOT NULL, lock BLOB NOT NULL,
-    PRIMARY KEY (namespace, spec_key, platform)
-) STRICT;
-CREATE TABLE nodes (name TEXT PRIMARY KEY, epoch INTEGER NOT NULL) STRICT;
-"""
+Journaled = SaveLock | SaveNode | ForgetNode | Record
+"""What can be written: effects of the core, and changes of the registry of keys."""
 
 
 class JournalError(Exception):
@@ -39,6 +33,8 @@ class Opened(NamedTuple):
     cluster_id: bytes
     epoch: int
     restored: Restored
+    keys: tuple[KeyRecord, ...] = ()
+    tokens: tuple[TokenRecord, ...] = ()
 
 
 class Journal:
@@ -57,7 +53,12 @@ class Journal:
             raise JournalError(f"Cannot open {self.path}: {error}.") from error
         try:
             self._open()
-        except sqlite3.OperationalError as error:
+        except NewerSchemaError as error:
+            self._database.close()
+            raise JournalError(
+                f"{self.path} was written by a newer release ({error}). Upgrade keepwarm, or choose another --state."
+            ) from None
+        except (sqlite3.OperationalError, OSError) as error:
             self._database.close()
             if "locked" in str(error):
                 raise JournalError(
@@ -67,7 +68,8 @@ class Journal:
         except sqlite3.DatabaseError as error:
             self._database.close()
             raise JournalError(
-                f"{self.path} is damaged: {error}. Move it away to start with an empty state; locks are made anew."
+                f"{self.path} is damaged: {error}. Move it away to start with an empty state; locks are made anew, and "
+                f"agents and clients of other machines have to join again."
             ) from error
 
     def _open(self) -> None:
@@ -75,19 +77,11 @@ class Journal:
         execute("PRAGMA locking_mode=EXCLUSIVE")
         execute("PRAGMA journal_mode=WAL")
         execute("PRAGMA synchronous=FULL")
+        # The lock is taken here, and kept until the connection is closed.
         execute("BEGIN IMMEDIATE")
-        tables = {row[0] for row in execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if "meta" not in tables:
-            for statement in _SCHEMA.split(";"):
-                execute(statement)
-            execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION).encode(),))
-            execute("INSERT INTO meta VALUES ('cluster_id', ?)", (secrets.token_bytes(16),))
-            execute("INSERT INTO meta VALUES ('epoch', ?)", (b"0",))
         execute("COMMIT")
         self.path.chmod(0o600)
-        schema = int(self._meta("schema"))
-        if schema != SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"schema version {schema}, this release reads {SCHEMA_VERSION}")
+        migrate(self._database, self.path, {"cluster_id": secrets.token_bytes(16), "epoch": b"0"})
 
     def _meta(self, name: str) -> bytes:
         row = self._database.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
@@ -106,26 +100,40 @@ class Journal:
             )
         )
         nodes = tuple(str(row[0]) for row in execute("SELECT name FROM nodes ORDER BY name"))
+        keys = tuple(KeyRecord(*row) for row in execute("SELECT * FROM keys ORDER BY public_key"))
+        tokens = tuple(TokenRecord(*row) for row in execute("SELECT * FROM tokens ORDER BY public_key"))
         # The nodes stay until they are known to hold nothing: this start may end before they have reported.
         execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (str(epoch).encode(),))
-        return Opened(self._meta("cluster_id"), epoch, Restored(locks, nodes))
+        return Opened(self._meta("cluster_id"), epoch, Restored(locks, nodes), keys, tokens)
 
-    def sync(self, records: Iterable[SaveLock | SaveNode | ForgetNode], epoch: int) -> None:
-        """Write the records of one turn and return when they are on disk."""
+    def sync(self, records: Iterable[Journaled], epoch: int) -> None:
+        """Write the records of one turn, in order, and return when they are on disk: all of them, or none."""
         execute = self._database.execute
         execute("BEGIN IMMEDIATE")
         for record in records:
-            if isinstance(record, SaveLock):
-                execute(
-                    "INSERT OR REPLACE INTO locks VALUES (?, ?, ?, ?, ?)",
-                    (record.namespace, record.spec_key, record.platform, record.python, record.lock),
-                )
-            elif isinstance(record, SaveNode):
-                execute("INSERT OR REPLACE INTO nodes VALUES (?, ?)", (record.name, epoch))
-            else:
-                execute("DELETE FROM nodes WHERE name = ?", (record.name,))
+            for statement, values in _STATEMENTS[type(record)](record, epoch):
+                execute(statement, values)
         execute("COMMIT")
 
     def close(self) -> None:
         """Close the file; its lock goes with it."""
         self._database.close()
+
+
+def _replace(table: str, width: int) -> Callable[[Any, int], list[tuple[str, tuple[Any, ...]]]]:
+    """How a record whose fields are the table's columns, in their order, is written."""
+    statement = f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * width)})"  # noqa: S608 - the names are ours
+    return lambda record, _: [(statement, tuple(record))]
+
+
+_STATEMENTS: dict[type, Callable[[Any, int], list[tuple[str, tuple[Any, ...]]]]] = {
+    SaveLock: _replace("locks", len(SaveLock._fields)),
+    SaveNode: lambda record, epoch: [("INSERT OR REPLACE INTO nodes VALUES (?, ?)", (record.name, epoch))],
+    ForgetNode: lambda record, _: [("DELETE FROM nodes WHERE name = ?", (record.name,))],
+    KeyRecord: _replace("keys", len(KeyRecord._fields)),
+    TokenRecord: _replace("tokens", len(TokenRecord._fields)),
+    ForgetCredential: lambda record, _: [
+        ("DELETE FROM keys WHERE public_key = ?", (record.public_key,)),
+        ("DELETE FROM tokens WHERE public_key = ?", (record.public_key,)),
+    ],
+}

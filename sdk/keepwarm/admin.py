@@ -1,4 +1,4 @@
-"""Questions and orders of an operator to a running scheduler: its status, why a call ran where it did, and its end.
+"""Questions and orders of an operator to a running scheduler: status, keys, why a call ran where it did, its end.
 
 One question at a time, each with a deadline. Rules: nothing is started here, and a cluster that does not answer is an
 error that says so, never a silence.
@@ -7,22 +7,36 @@ error that says so, never a silence.
 import json
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+from keepwarm import logins
+from keepwarm.connection import not_let_in
+from keepwarm.enrolment import new_key_pair
 from keepwarm.errors import ClusterUnreachable, InternalError, ProtocolMismatch, SchedulerRefused
 from keepwarm.transport import Transport
 from keepwarm.waking import Wakeup
+from keepwarm_wire.credentials import Token
 from keepwarm_wire.messages import (
     AdminHello,
     ExplainReply,
     ExplainRequest,
     Goodbye,
+    KeyEntry,
+    KeyRefused,
+    KeyRevoked,
+    KeyRotated,
+    KeysListed,
+    ListKeys,
     Message,
+    NewToken,
     Refused,
+    RevokeKey,
+    RotateKey,
     StatusReply,
     StatusRequest,
     StopCluster,
     StopRefused,
+    TokenMade,
     Welcome,
 )
 from keepwarm_wire.version import PROTOCOL_MAX, PROTOCOL_MIN, SOFTWARE
@@ -31,6 +45,8 @@ __all__ = ["AdminClient"]
 
 REPEAT_S = 1.0
 _NAME_MAX = 512
+
+_Answer = TypeVar("_Answer")
 
 
 class AdminClient:
@@ -45,7 +61,8 @@ class AdminClient:
     def __init__(self, address: str, timeout_s: float = 5.0) -> None:
         self._timeout_s = timeout_s
         self._wakeup = Wakeup()
-        self._transport = Transport(address, self._wakeup)
+        addresses = logins.parse(address)
+        self._transport = Transport(addresses[0], self._wakeup, logins.key_for(addresses))
         self._is_welcome = False
 
     def status(self) -> dict[str, Any]:
@@ -67,6 +84,48 @@ class AdminClient:
         reply = self._ask(StopCluster(force), Goodbye, StopRefused)
         return reply.calls if isinstance(reply, StopRefused) else None
 
+    def new_token(
+        self, role: str, *, namespace: str = "", name: str = "", uses: int = 1, lifetime_s: float = 3600.0
+    ) -> tuple[Token, TokenMade]:
+        """Make a join token; its secret is made here, and nowhere else. Raises ``SchedulerRefused``."""
+        pair = new_key_pair()
+        wanted = NewToken(1, pair.public, role, namespace, name, uses, round(lifetime_s * 1e6))
+        made = self._ask_about_keys(wanted, TokenMade)
+        key = self._transport.key
+        assert key is not None, "the answer came over a connection with a key"
+        return Token(made.role, key.server, pair.secret), made
+
+    def keys(self) -> list[KeyEntry]:
+        """Every key and token that the scheduler knows, in the order of their public keys."""
+        entries: list[KeyEntry] = []
+        while True:
+            after = entries[-1].public_key if entries else b""
+            page = self._ask_about_keys(ListKeys(1, after), KeysListed)
+            entries += page.entries
+            if page.is_last or not page.entries:
+                return entries
+
+    def revoke(self, key: str) -> KeyRevoked:
+        """Let a key or token, by name or fingerprint, in no more. Raises ``SchedulerRefused``."""
+        return self._ask_about_keys(RevokeKey(1, key[:_NAME_MAX]), KeyRevoked)
+
+    def rotate(self, new_public_key: bytes) -> None:
+        """Put another key in the place of the one that this connection was made with. Raises ``SchedulerRefused``."""
+        self._is_welcome = True  # every key may ask for this: an administrator's hello would be refused
+        self._ask_about_keys(RotateKey(1, new_public_key), KeyRotated)
+
+    def _ask_about_keys(self, question: Message, answer: type[_Answer]) -> _Answer:
+        if self._transport.key is None:
+            raise SchedulerRefused(
+                f"the scheduler at {self._transport.address} has no keys: it serves its own user on its own machine. "
+                "Stop it, run `keepwarm init`, and start it again."
+            )
+        reply = self._ask(question, answer, KeyRefused)
+        if isinstance(reply, KeyRefused):
+            raise SchedulerRefused(f"the scheduler at {self._transport.address} refuses: {reply.reason}")
+        assert isinstance(reply, answer)
+        return reply
+
     def close(self) -> None:
         """Close the connection."""
         self._transport.close(linger_s=0.2)
@@ -81,6 +140,8 @@ class AdminClient:
                 say_again_s = now_s + REPEAT_S
                 self._say(question)
             arrivals = self._transport.receive(min(end_s, say_again_s) - now_s)
+            if arrivals.refusal:
+                raise SchedulerRefused(not_let_in(self._transport.address, arrivals.refusal))
             if arrivals.lost:
                 if self._is_welcome and isinstance(question, StopCluster):
                     return Goodbye("it closed the connection")
@@ -94,8 +155,7 @@ class AdminClient:
                 elif isinstance(message, Refused):
                     self._on_refused(message)
         raise ClusterUnreachable(
-            f"the scheduler at {self._transport.address} did not answer within {self._timeout_s:g} s. "
-            "Check the address and that it runs; its log says more."
+            f"the scheduler at {self._transport.address} did not answer within {self._timeout_s:g} s."
         )
 
     def _say(self, question: Message) -> None:

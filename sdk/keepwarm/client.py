@@ -23,6 +23,7 @@ from typing import Any
 from keepwarm import local
 from keepwarm.connection import Connection, Failed, Patience
 from keepwarm.declaring import Description, describe
+from keepwarm.early_ends import EarlyEnds, sentence
 from keepwarm.errors import CallCancelled, ClusterUnreachable, FailureContext, TooManyCalls
 from keepwarm.explanation import Explanation, explanation_of, not_sent
 from keepwarm.failures import rebuild_failure
@@ -35,7 +36,7 @@ from keepwarm.session import HELD_BYTES_MAX, HELD_CALLS_MAX, Completion, Explain
 from keepwarm.session_calls import Call, Function
 from keepwarm.waking import DeferredInterrupt, Sleeper, Wakeup
 from keepwarm_wire.fields import INLINE_BYTES_MAX
-from keepwarm_wire.messages import Failure, Outcome, Status
+from keepwarm_wire.messages import Failure, LeaseBroken, Outcome, Status
 
 __all__ = ["Client", "get_client"]
 
@@ -81,6 +82,7 @@ class Client:
         self._connection = Connection(address, patience, self._lock, self._wakeup)
         self._printer = OutputPrinter()
         self._progress = choose_view()
+        self._early_ends = EarlyEnds(lambda: self._progress.make_way(""))
         self._declared: weakref.WeakKeyDictionary[IsolatedFunction[Any, Any], Description] = weakref.WeakKeyDictionary()
         self._functions: dict[Description, Function] = {}
         self._functions_generation = 0
@@ -117,7 +119,7 @@ class Client:
                     f"arguments; at most {HELD_CALLS_MAX} and {HELD_BYTES_MAX} are held"
                 )
             future.session_id = session.session_id
-            future.call = Call(self._function(description), arguments, future, sha256)
+            future.call = Call(self._function(description), arguments, future, sha256, function.options.priority)
             session.submit(future.call)
             wake, start = self._rouse(wait_follows)
         if wake:
@@ -186,7 +188,8 @@ class Client:
             self.wait(answer, min(left_s, EXPLAIN_AGAIN_S))
             with self._lock:
                 session.forget_question(number)
-        return explanation_of(answer.result())
+                broken = session.broken_before(future.call)
+        return explanation_of(answer.result(), "" if broken is None else sentence(broken))
 
     def close(self) -> int:
         """End the session and close the connection: unanswered calls are cancelled. Returns how many there were."""
@@ -203,6 +206,7 @@ class Client:
                 self._connection.close("exit")
                 self._deliver()
                 self._progress.close()
+                self._early_ends.close()
                 self._wakeup.close()
         for future in calls:
             if isinstance(future, Future) and future._fail(CallCancelled("the client was closed")):
@@ -374,6 +378,8 @@ class Client:
                 self._end(delivery.call, delivery.error)
             elif isinstance(delivery, Explained):
                 self._answer(delivery)
+            elif isinstance(delivery, LeaseBroken):
+                self._early_ends.tell(time.monotonic_ns(), delivery)
             elif isinstance(delivery, Printed):
                 name = _short(delivery.call.function.name)
                 self._progress.make_way(name)

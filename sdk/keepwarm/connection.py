@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from keepwarm import local
+from keepwarm import local, logins
 from keepwarm.errors import (
     ClusterStartError,
     ClusterUnreachable,
@@ -27,16 +27,19 @@ from keepwarm.errors import (
 )
 from keepwarm.session import Delivery, Session
 from keepwarm.session_calls import Call, CallState
-from keepwarm.transport import Arrivals, Transport, check_address
+from keepwarm.transport import KEY_REFUSED, Arrivals, Transport
 from keepwarm.waking import Wakeup
 
-__all__ = ["Connection", "Failed", "Patience"]
+__all__ = ["Connection", "Failed", "Patience", "not_let_in"]
 
 SECOND_NS = 1_000_000_000
 WATCH_S = 0.25
 """How often trouble is looked at while there is any."""
 
 RESTART_PAUSE_NS = SECOND_NS // 2
+NEXT_ADDRESS_NS = 2 * SECOND_NS
+"""How long one of several addresses is tried before the next."""
+
 COMPLAINTS_MAX = 3
 AGENT_LOOK_NS = SECOND_NS
 """How often a client of the local cluster with unanswered calls sees whether its agent still runs."""
@@ -100,6 +103,7 @@ class Connection:
         self._last_turn_ns = 0
         self._look_at_ns = 0
         self._agent_starts: deque[int] = deque(maxlen=AGENT_STARTS_MAX)
+        self._addresses: tuple[str, ...] = ()
 
     # ------------------------------------------------------------ one turn
 
@@ -151,6 +155,9 @@ class Connection:
         return min(waits, default=None)
 
     def _take(self, arrivals: Arrivals) -> None:
+        if arrivals.refusal:
+            self._fail_all(SchedulerRefused(not_let_in(self.where(), arrivals.refusal)))
+            return
         if not (arrivals.messages or arrivals.lost or arrivals.made):
             return
         now_ns = time.monotonic_ns()
@@ -170,11 +177,13 @@ class Connection:
     # ------------------------------------------------------------ opening and closing
 
     def _open(self) -> Transport:
-        address = self.address if self.address is not None else local.find_or_start()
-        check_address(address)
+        address, key = local.find_or_start() if self.address is None else "", None
+        if self.address is not None:
+            self._addresses = logins.parse(self.address)
+            address, key = self._addresses[0], logins.key_for(self._addresses)
         now_ns = time.monotonic_ns()
         self._restart_at_ns, self._look_at_ns = now_ns + RESTART_PAUSE_NS, now_ns + AGENT_LOOK_NS
-        self._transport = Transport(address, self._wakeup)
+        self._transport = Transport(address, self._wakeup, key)
         return self._transport
 
     def _drop(self) -> None:
@@ -243,8 +252,18 @@ class Connection:
                 f"the cluster at {self.where()} does not answer; "
                 f"{self.session.held_calls} calls wait for it, {limit_s:.0f} s at most"
             )
-        if self.address is None and not self._is_connected and now_ns >= self._restart_at_ns:
-            self._restart_local()
+        if not self._is_connected and now_ns >= self._restart_at_ns:
+            if self.address is None:
+                self._restart_local()
+            elif len(self._addresses) > 1:
+                self._try_next(now_ns)
+
+    def _try_next(self, now_ns: int) -> None:
+        """The cluster has other addresses: one of them may answer."""
+        self._restart_at_ns = now_ns + NEXT_ADDRESS_NS
+        if self._transport is not None:
+            self._addresses = (*self._addresses[1:], self._addresses[0])
+            self._transport.reconnect(self._addresses[0])
 
     def _look_after_agent(self, now_ns: int) -> None:
         """The scheduler answers, but without an agent the calls would wait in vain: start a lost one again."""
@@ -307,6 +326,21 @@ def _unreachable(where: str, what: str, limit_s: float, is_local: bool) -> str:
         else "Check KEEPWARM_ADDRESS and that the scheduler runs there, or unset it to use a local cluster"
     )
     return f"the cluster at {where} {what} within {limit_s:g} s. {remedy}."
+
+
+def not_let_in(where: str, refusal: str) -> str:
+    """Why there is no connection, for people: ``refusal`` is one of the transport's."""
+    at = where.partition("://")[2]
+    if refusal == KEY_REFUSED:
+        return (
+            f"the scheduler at {where} does not accept this user's key: it was revoked, or the scheduler's keys were "
+            f"made anew. Ask for a token and run `keepwarm login TOKEN --at {at}`."
+        )
+    return (
+        f"who answers at {where} does not prove to be the scheduler that this user's key belongs to: its keys were "
+        f"made anew, it has none, or it is another. Check the address, then log in again: "
+        f"`keepwarm login TOKEN --at {at}`."
+    )
 
 
 def _warn(text: str) -> None:

@@ -36,6 +36,7 @@ class _PlainOptions(TypedDict, total=False):
     retries: int | Retry
     resources: Resources | Mapping[str, Any]
     env_vars: Mapping[str, str]
+    priority: int
 
 
 class GivenOptions(_PlainOptions, total=False):
@@ -80,6 +81,8 @@ def isolated(function: Any = None, /, **options: Any) -> Any:
     resources: Resources(cpu, memory, gpu, custom, labels), or a mapping of these; default one core.
     env_vars: environment variables of the process; default none.
     setup: called once per process, without arguments; the function then receives its value as first argument.
+    priority: from -100 to 100, default 0. Of calls that wait for the same processes or the same room, higher ones go
+        first; among equals clients take turns. A call that runs is never stopped for one that waits.
 
     >>> @isolated(keep_alive=10, requirements=["requests"])
     ... def get_text(url: str) -> str:

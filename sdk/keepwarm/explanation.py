@@ -8,6 +8,9 @@ from keepwarm.errors import InternalError
 
 __all__ = ["Explanation", "Step", "explanation_of", "not_sent"]
 
+_NOT_KEPT = ("evicted", "died")
+"""The ``cold_code`` of a call before which a lease was not kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -40,6 +43,8 @@ class Explanation:
         summary: the answer in a sentence or two.
         cold: why no warm process took it; None if one did, or if nothing has been started for it.
         cold_code: the same for programs: ``never_built``, ``expired``, ``evicted``, ``all_busy``, ...
+        early_end: of a call that was cold because a lease was not kept: what this program had been told of that, as it
+            was logged; empty otherwise.
         node: where it ran; empty before it has ended.
         temperature: how warm it found that: ``cold``, ``built``, ``warm`` or ``ready``.
         phases_s: how long each phase of its way took, in seconds.
@@ -56,17 +61,23 @@ class Explanation:
     temperature: str = ""
     phases_s: dict[str, float] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
+    early_end: str = ""
 
     def __str__(self) -> str:
         title = f"{self.function} ({self.call}): {self.summary}" if self.function else self.summary
         lines = [title, *(f"  {_after(step.after_s):>10}  {step.text}" for step in self.steps)]
+        if self.early_end:
+            lines.insert(1, f"  {self.early_end}")
         if self.phases_s:
             lines.append("  took " + ", ".join(f"{name} {_length(s)}" for name, s in self.phases_s.items()))
         return "\n".join(lines)
 
 
-def explanation_of(document: bytes) -> Explanation:
-    """Read the scheduler's document. Raises ``InternalError`` for one that is none."""
+def explanation_of(document: bytes, early_end: str = "") -> Explanation:
+    """Read the scheduler's document. Raises ``InternalError`` for one that is none.
+
+    ``early_end`` is the last early end that this program was told of before the call; it is of use if it was the cause.
+    """
     try:
         told = json.loads(document)
         return Explanation(
@@ -80,6 +91,7 @@ def explanation_of(document: bytes) -> Explanation:
             temperature=told.get("temperature", ""),
             phases_s={name: ms / 1e3 for name, ms in told.get("phases", {}).items()},
             steps=tuple(_step(step) for step in told["steps"]),
+            early_end=early_end if told.get("cold_code") in _NOT_KEPT else "",
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InternalError(f"the scheduler's explanation cannot be read: {error!r}") from error

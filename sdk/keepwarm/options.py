@@ -3,7 +3,7 @@
 Rules:
 - Every mistake is an OptionError at decoration, naming the option, its value and what is allowed. Nothing is found out
   on a node that could have been found out here.
-- Related options travel in one object (Timeouts, Retry, Resources): there are eight, and none is to be added lightly.
+- Related options travel in one object (Timeouts, Retry, Resources): there are nine, and none is to be added lightly.
 - Durations are seconds here; `duration_us` is the one place that turns them into what the wire carries.
 """
 
@@ -29,6 +29,8 @@ __all__ = ["Options", "Resources", "Retry", "Timeouts", "duration_us"]
 KEEP_ALIVE_DEFAULT_S: Final = 10.0
 STARTUP_TIMEOUT_DEFAULT_S: Final = 600.0
 RETRIES_MAX: Final = 1_000
+PRIORITY_MIN: Final = -100
+PRIORITY_MAX: Final = 100
 RUNNING_PYTHON: Final = "{}.{}".format(*sys.version_info[:2])
 
 # What people write who come from elsewhere, and too far from the right name for difflib.
@@ -126,6 +128,7 @@ class Options:
     resources: Resources | Mapping[str, Any] = field(default_factory=Resources)
     env_vars: Mapping[str, str] = field(default_factory=dict, hash=False)
     setup: Callable[[], Any] | None = None
+    priority: int = 0
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -274,6 +277,15 @@ def _setup(value: object) -> Callable[[], Any] | None:
     return value
 
 
+def _priority(value: object) -> int:
+    priority = whole_number(value)
+    if priority is None or not PRIORITY_MIN <= priority <= PRIORITY_MAX:
+        raise OptionError(
+            f"priority={value!r}: allowed are whole numbers from {PRIORITY_MIN} to {PRIORITY_MAX}; higher goes first"
+        )
+    return priority
+
+
 _CHECKS: Final[dict[str, Callable[[object], Any]]] = {
     "requirements": _requirements,
     "python": _python,
@@ -283,4 +295,5 @@ _CHECKS: Final[dict[str, Callable[[object], Any]]] = {
     "resources": _resources,
     "env_vars": _env_vars,
     "setup": _setup,
+    "priority": _priority,
 }

@@ -25,6 +25,7 @@ from keepwarm_wire.messages import (
     Failure,
     FunctionOptions,
     Goodbye,
+    LeaseBroken,
     Message,
     Outcome,
     Output,
@@ -56,6 +57,8 @@ RECEIVED_AT_ONCE = 1000
 IDLE_BEAT_FACTOR = 5
 SILENT_BEATS = 3
 """Beats without a sign of life before the session says hello again."""
+
+BROKEN_REMEMBERED = 64
 
 BEAT_NS_MIN = SECOND_NS // 100
 
@@ -89,7 +92,7 @@ class Explained(NamedTuple):
     document: bytes
 
 
-Delivery = Completion | Printed | Progressed | Explained
+Delivery = Completion | Printed | Progressed | Explained | LeaseBroken
 
 
 class Session:
@@ -122,6 +125,8 @@ class Session:
         self._beat_number = 0
         self._beat_answered = 0
         self._unanswered_since_ns: int | None = None
+        self._broken: deque[tuple[int, LeaseBroken]] = deque(maxlen=BROKEN_REMEMBERED)
+        """The last leases that ended early, each with the number of the last call that had been sent then."""
         self._questions: dict[int, object] = {}
         self._last_question = 0
 
@@ -172,6 +177,12 @@ class Session:
         self._questions[self._last_question] = owner
         self._outgoing.append(ExplainRequest(self._last_question, str(call.number)))
         return self._last_question
+
+    def broken_before(self, call: Call) -> LeaseBroken | None:
+        """The last lease of a call's function that was broken before the call was sent, if one is remembered."""
+        name = call.function.name
+        told = (broken for sent, broken in reversed(self._broken) if sent < call.number and name in broken.functions)
+        return next(told, None)
 
     def forget_question(self, number: int) -> None:
         """Nobody waits for this answer any more."""
@@ -362,6 +373,10 @@ class Session:
             function = self._sending.functions[message.function_number - 1]
             self.deliveries.append(Progressed(function.name, message))
 
+    def _on_lease_broken(self, _now_ns: int, message: LeaseBroken) -> None:
+        self._broken.append((self._sending.last_number, message))
+        self.deliveries.append(message)
+
     def _on_explained(self, _now_ns: int, message: ExplainReply) -> None:
         owner = self._questions.pop(message.request_number, None)
         if owner is not None:
@@ -421,6 +436,7 @@ class Session:
         Outcome: _on_outcome,
         Output: _on_output,
         Progress: _on_progress,
+        LeaseBroken: _on_lease_broken,
         ExplainReply: _on_explained,
         PayloadCredit: _on_credit,
         PayloadStored: _on_stored,

@@ -83,14 +83,16 @@ class Call:
         "owner", "payload_id", "priority", "sha256", "size", "state",
     )  # fmt: skip
 
-    def __init__(self, function: Function, arguments: bytes, owner: object, sha256: bytes = b"") -> None:
+    def __init__(
+        self, function: Function, arguments: bytes, owner: object, sha256: bytes = b"", priority: int = 0
+    ) -> None:
         self.function = function
         self.arguments = arguments
         self.size = len(arguments)
         self.owner = owner
         self.sha256 = sha256
         """Of large arguments; when empty, the session computes it as it needs it."""
-        self.priority = 0
+        self.priority = priority
         self.number = 0
         """Given when the call is first sent; 0 before."""
         self.state = CallState.HELD

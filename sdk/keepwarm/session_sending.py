@@ -6,9 +6,9 @@ needs it; a call keeps its number for good.
 """
 
 import hashlib
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from keepwarm.held_calls import HeldCalls
 from keepwarm.session_calls import Call, CallState, Function
 from keepwarm.transfers import ACTIVE_MAX, Transfers, Upload
 from keepwarm_wire.messages import (
@@ -41,8 +41,8 @@ class Sending:
         self.last_number = 0
         self._session_id = session_id
         self._home: tuple[bytes, int] = (b"", 0)
-        self._small: deque[Call] = deque()
-        self._large: deque[Call] = deque()
+        self._small = HeldCalls()
+        self._large = HeldCalls()
         self._bodies_wanted: list[Function] = []
         self._uploads: Transfers[Upload] = Transfers()
         self._payloads_made = 0
@@ -74,7 +74,7 @@ class Sending:
     def unanswered(self) -> list[Call]:
         """Every call that is not done, in the order in which they would be sent again."""
         uploading = (upload.owner for upload in self._uploads.everything())
-        waiting = (call for function in self.functions for call in function.waiting)
+        waiting: Iterator[Call] = (call for function in self.functions for call in function.waiting)
         calls = [self.numbered[number] for number in sorted(self.numbered)]
         calls += [call for call in uploading if isinstance(call, Call) and call.number == 0]
         calls += [call for queue in (self._small, self._large, waiting) for call in queue if call.number == 0]
@@ -161,7 +161,7 @@ class Sending:
         if self._large and room <= ACTIVE_MAX:
             return  # the last places are for large calls, which small ones would starve
         while small and room > 0:
-            call = small[0]
+            call = small.head()
             if call.state is not CallState.HELD:
                 small.popleft()
             elif call.size > self._credit_bytes:

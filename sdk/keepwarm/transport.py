@@ -1,5 +1,6 @@
 """The client's socket: one ZeroMQ DEALER, connected to one scheduler; a ``Wakeup`` interrupts its poll.
 
+With a key the connection is CURVE: encrypted, and each side proved to the other; beyond this machine there is no other.
 Rules: only the thread that owns the client's turn calls anything here. Nothing here knows what messages mean, and
 delivery is never assumed: frames that wait for a lost connection are dropped, because the session says again what is
 still needed.
@@ -16,9 +17,12 @@ from zmq.utils.monitor import parse_monitor_message
 from keepwarm.errors import ClusterUnreachable
 from keepwarm.waking import Wakeup
 from keepwarm_wire import codec
+from keepwarm_wire.addresses import is_remote
+from keepwarm_wire.credentials import to_z85
+from keepwarm_wire.key_files import StoredKey
 from keepwarm_wire.messages import Message, PayloadChunk, Submit
 
-__all__ = ["Arrivals", "Transport", "check_address"]
+__all__ = ["KEY_REFUSED", "NOT_THE_SERVER", "Arrivals", "Transport"]
 
 FRAMES_PER_RECEIVE_MAX = 256
 HIGH_WATER_MESSAGES = 256
@@ -33,38 +37,54 @@ COPY_BYTES_MAX = 64 * 1024
 
 FRAME_BYTES_AIM = 256 * 1024
 
+HEARTBEAT_MS = 2000
+HEARTBEAT_TIMEOUT_MS = 6000
+"""Beyond this machine: a peer that is silent for so long is gone."""
+
+HANDSHAKES_FAILED_MAX = 4
+"""One may fail because the scheduler restarts just then. So many in a row fail for a reason that stays."""
+
+KEY_REFUSED = "key refused"
+"""The scheduler does not accept this key. ZeroMQ does not try again."""
+NOT_THE_SERVER = "not the server"
+"""Who answers has not the key that is expected of it, or expects to be talked to in another way."""
+
+_FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | _FAILED
+
 
 class Arrivals(NamedTuple):
-    """What one poll brought. ``lost`` and ``made`` tell of the connection, in that order."""
+    """What one poll brought. ``lost`` and ``made`` tell of the connection, in that order.
+
+    ``refusal`` is ``KEY_REFUSED`` or ``NOT_THE_SERVER`` where no connection comes about for want of the right key.
+    """
 
     messages: list[Message]
     lost: bool
     made: bool
     bad_frames: int
-
-
-def check_address(address: str) -> None:
-    """Raise ``ClusterUnreachable`` for an address this version cannot speak to."""
-    if address.startswith("ipc://") and len(address) > len("ipc://"):
-        return
-    if address.startswith("tcp://"):
-        raise ClusterUnreachable(
-            f"{address}: remote clusters need keys, which this version does not have. "
-            "Unset KEEPWARM_ADDRESS to use the local cluster."
-        )
-    raise ClusterUnreachable(f"{address!r} is no address: it must look like ipc:///path/to/scheduler.sock")
+    refusal: str = ""
 
 
 class Transport:
-    """One connection that is made again whenever it breaks. Raises ``ClusterUnreachable`` for a bad address."""
+    """One connection that is made again whenever it breaks.
 
-    def __init__(self, address: str, wakeup: Wakeup) -> None:
-        check_address(address)
+    Raises:
+        ClusterUnreachable: the address leads beyond this machine and there is no key, or it cannot be used.
+    """
+
+    def __init__(self, address: str, wakeup: Wakeup, key: StoredKey | None = None) -> None:
         self.address = address
         self._wakeup = wakeup
+        self.key = key
+        self._handshakes_failed = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._unsent: deque[bytes] = deque()
-        self._open_socket()
+        try:
+            self._open_socket()
+        except ClusterUnreachable:
+            self._context.term()
+            raise
 
     def _open_socket(self) -> None:
         dealer = self._context.socket(zmq.DEALER)
@@ -79,17 +99,38 @@ class Transport:
             (zmq.RCVHWM, HIGH_WATER_MESSAGES),
         ):
             dealer.setsockopt(option, value)
-        self._monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        dealer.connect(self.address)
+        self._secure(dealer)
+        self._monitor = dealer.get_monitor_socket(_EVENTS)
+        try:
+            dealer.connect(self.address)
+        except zmq.ZMQError as error:
+            self._monitor.close(0)
+            dealer.close(0)
+            raise ClusterUnreachable(f"{self.address} cannot be used: {error}.") from None
         self._socket = dealer
         others: list[tuple[Any, int]] = [(self._monitor, zmq.POLLIN), (self._wakeup.fileno(), zmq.POLLIN)]
         self._read_set: list[tuple[Any, int]] = [(dealer, zmq.POLLIN), *others]
         self._both_set: list[tuple[Any, int]] = [(dealer, zmq.POLLIN | zmq.POLLOUT), *others]
 
+    def _secure(self, dealer: "zmq.Socket[bytes]") -> None:
+        key = self.key
+        if key is not None:
+            dealer.setsockopt(zmq.CURVE_SERVERKEY, to_z85(key.server).encode())
+            dealer.setsockopt(zmq.CURVE_PUBLICKEY, key.pair.public_z85)
+            dealer.setsockopt(zmq.CURVE_SECRETKEY, key.pair.secret_z85)
+        elif is_remote(self.address):
+            dealer.close(0)
+            raise ClusterUnreachable(f"{self.address} is not on this machine: it needs a key.")
+        if is_remote(self.address):
+            dealer.setsockopt(zmq.IPV6, 1)
+            dealer.setsockopt(zmq.TCP_KEEPALIVE, 1)
+            dealer.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+            dealer.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+
     def reconnect(self, address: str) -> None:
         """Drop the connection and connect anew at once, maybe elsewhere."""
-        check_address(address)
         self.address = address
+        self._handshakes_failed = 0
         self._unsent.clear()
         self._close_socket(linger_ms=0)
         self._open_socket()
@@ -118,14 +159,14 @@ class Transport:
         ready: dict[Any, int] = dict(zmq.zmq_poll(poll_set, timeout_ms))
         if self._wakeup.fileno() in ready:
             self._wakeup.clear()
-        lost, made = self._connection_changes() if self._monitor in ready else (False, False)
+        lost, made, refusal = self._connection_changes() if self._monitor in ready else (False, False, "")
         messages: list[Message] = []
         bad_frames = 0
         if ready.get(self._socket, 0) & zmq.POLLIN:
             bad_frames = self._drain(messages)
         if self._unsent and not lost:
             self.send(())
-        return Arrivals(messages, lost, made, bad_frames)
+        return Arrivals(messages, lost, made, bad_frames, refusal)
 
     def _drain(self, messages: list[Message]) -> int:
         bad_frames = 0
@@ -140,18 +181,26 @@ class Transport:
                 bad_frames += 1
         return bad_frames
 
-    def _connection_changes(self) -> tuple[bool, bool]:
+    def _connection_changes(self) -> tuple[bool, bool, str]:
         lost = made = False
+        refusal = ""
         while True:
             try:
                 parts = self._monitor.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
-                return lost, made
-            if parse_monitor_message(parts)["event"] == zmq.EVENT_DISCONNECTED:
+                return lost, made, refusal
+            event = parse_monitor_message(parts)["event"]
+            if event == zmq.EVENT_DISCONNECTED:
                 lost, made = True, False
                 self._unsent.clear()
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                made, refusal, self._handshakes_failed = True, "", 0
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                refusal = KEY_REFUSED
             else:
-                made = True
+                self._handshakes_failed += 1
+                if self._handshakes_failed >= HANDSHAKES_FAILED_MAX:
+                    refusal = NOT_THE_SERVER
 
     def close(self, linger_s: float) -> None:
         """Close for good; what is queued is sent for at most ``linger_s``."""

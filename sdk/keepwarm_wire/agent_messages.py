@@ -198,12 +198,16 @@ class InstanceBusy(NamedTuple):
 
 
 class InstanceEnded(NamedTuple):
-    """The process is gone, exactly once per instance: expired, evicted, released, killed, died, build or start."""
+    """The process is gone, exactly once per instance: expired, evicted, released, killed, died, build or start.
+
+    ``attempt`` is the one with which it was killed or died; 0 when it ran none, or none that had begun.
+    """
 
     instance_id: Count
     cause: Name
     failure: None | Failure
     retryable: bool
+    attempt: Count = 0
 
 
 class AttemptStarted(NamedTuple):

@@ -170,6 +170,7 @@ class FunctionOptions(NamedTuple):
     custom: Annotated[tuple[Quantity, ...], Many] = ()
     labels: Annotated[tuple[Pair, ...], Many] = ()
     env_vars: Annotated[tuple[Pair, ...], Many] = ()
+    at_most_once: bool = False
 
 
 class Status:

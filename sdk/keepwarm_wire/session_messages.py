@@ -41,6 +41,7 @@ __all__ = [
     "Outcome",
     "Progress",
     "Output",
+    "LeaseBroken",
     "PayloadOffer",
     "PayloadCredit",
     "PayloadChunk",
@@ -199,6 +200,23 @@ class Output(NamedTuple):
     stream: Small
     data: Chunk
     dropped_bytes: Count
+
+
+class LeaseBroken(NamedTuple):
+    """A process has ended while functions of this session held leases on it. A notice: not repeated when lost.
+
+    ``cause`` begins with evicted, killed or died; ``left_us`` is what was left of the longest of their terms.
+    ``more_functions`` are not named, and ``more_notices`` of the same turn are not sent.
+    """
+
+    instance_id: Count
+    node: Name
+    environment_id: Name
+    functions: Annotated[tuple[Name, ...], Many]
+    more_functions: Count
+    cause: Sentence
+    left_us: Duration
+    more_notices: Count
 
 
 # ---------------------------------------------------------------- payload transfer, both ways

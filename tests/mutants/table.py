@@ -28,6 +28,7 @@ _SCHEDULER = "keepwarm_scheduler.core."
 _AGENT = "keepwarm_worker.core."
 _CONTRACT = "property/test_lease_contract.py::test_clause_"
 _REPAIRS = "property/test_lease_contract_repairs.py::test_clause_"
+_TOLD = "property/test_lease_contract_notices.py::test_clause_"
 _INVARIANTS = "property/test_lease_invariants.py::test_invariant_"
 _WHEEL = "property/test_wheel.py::"
 _UNIT = "unit/scheduler/core/test_"
@@ -42,6 +43,7 @@ def _one(module: str, old: str, new: str, *tests: str) -> Mutant:
 _LEASE, _DISPATCHING = _SCHEDULER + "leases", _SCHEDULER + "dispatching"
 _CALLS, _BEATS, _WHEELS = _SCHEDULER + "calls", _SCHEDULER + "beats", _SCHEDULER + "wheel"
 _STARTING, _PRESSURE, _SESSIONS = _SCHEDULER + "starting", _SCHEDULER + "pressure", _SCHEDULER + "sessions"
+_NOTICE = _SCHEDULER + "notices"
 _INSTANCES, _LINK, _OUTCOMES = _AGENT + "instances", _AGENT + "link", _AGENT + "outcomes"
 
 _ONE_TERM = "ended_ns + keep_alive_us * 1_000"
@@ -155,9 +157,9 @@ _PINS_AND_ENDS = {
     ),
     "an end is said twice": _one(
         _INSTANCES,
-        "    state.report(wire.InstanceEnded(instance.instance_id, cause, why, retryable))",
-        "    state.report(wire.InstanceEnded(instance.instance_id, cause, why, retryable))\n"
-        "    state.report(wire.InstanceEnded(instance.instance_id, cause, why, retryable))",
+        "    state.report(wire.InstanceEnded(instance.instance_id, cause, why, retryable, attempt))",
+        "    state.report(wire.InstanceEnded(instance.instance_id, cause, why, retryable, attempt))\n"
+        "    state.report(wire.InstanceEnded(instance.instance_id, cause, why, retryable, attempt))",
         _CONTRACT + "03_every",
     ),
     "every end is called expired": _one(
@@ -322,6 +324,40 @@ _CALLS_AND_BOOKS = {
     ),
 }  # fmt: skip
 
+_NOTICES = {
+    "a broken promise is told to nobody": _one(
+        _NOTICE, "            _tell(cluster, session, instance, end, names)\n", "            pass\n",
+        _TOLD + "04_a_broken",
+    ),
+    "an eviction is told to nobody": _one(
+        _NOTICE, 'frozenset({"evicted", "killed", "died"})', 'frozenset({"killed", "died"})', _TOLD + "11_an_eviction"
+    ),
+    "the culprit's own function is told": _one(
+        _NOTICE, "            left_us.pop(culprit.function, None)\n", "            pass\n", _TOLD + "04_the_culprit"
+    ),
+    "everybody is told": _one(
+        _NOTICE, "in instance.pool.callers.get(name, ()):", "in cluster.sessions:", _TOLD + "04_a_broken"
+    ),
+    "terms that were over are told of": _one(
+        _LEASE, "            if deadline_ns > now_ns\n", "            if deadline_ns > 0\n", _TOLD + "04_a_broken"
+    ),
+    "ends that break no promise are told": _one(
+        _NOTICE, "    if word not in _BROKEN or not instance", "    if not instance", _UNIT + "notices.py"
+    ),
+    "other namespaces' functions are told": _one(
+        _NOTICE, "culprit is not None and culprit.namespace == namespace", "culprit is not None", _UNIT + "notices.py"
+    ),
+    "a turn's notices have no bound": _one(
+        _NOTICE, "    if len(notices) >= NOTICES_PER_TURN_MAX:\n", "    if len(notices) < 0:\n", _UNIT + "notices.py"
+    ),
+    "the agent does not say whose call it was": _one(
+        _AGENT + "attempts",
+        "attempt.token if attempt.began or attempt.verdict is not None else 0",
+        "0",
+        _TOLD + "04_the_culprit", _UNIT_OF_AGENT + "attempts.py",
+    ),
+}  # fmt: skip
+
 _RESTARTS = {
     "an adopted lease begins anew": _one(
         _DISPATCHING, "cluster.now_ns - lease.idle_us * 1_000", "cluster.now_ns", _REPAIRS + "14_deadlines"
@@ -423,6 +459,7 @@ MUTANTS: dict[str, Mutant] = {
     **_SPECIAL_TERMS_AND_PRESSURE,
     **_MESSAGES,
     **_CALLS_AND_BOOKS,
+    **_NOTICES,
     **_RESTARTS,
     **_TIMING,
 }

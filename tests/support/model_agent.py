@@ -263,7 +263,17 @@ class ModelAgent:
         if dispatch is not None:
             instance.sequence += 1
             self._settle(dispatch, instance.sequence, Status.FAILED, wire.Failure(kind, "It died."), b"")
-        self._end(instance_id, "died", wire.Failure(kind, "It died."), False)
+        token = 0 if dispatch is None else dispatch.attempt
+        self._end(instance_id, "died", wire.Failure(kind, "It died."), False, token)
+
+    def kill(self, instance_id: int, kind: str = "run_timeout") -> None:
+        """A call does not end when told to, and its process is ended for it."""
+        instance = self.instances[instance_id]
+        status = Status.TIMED_OUT if kind.endswith("timeout") else Status.CANCELLED
+        dispatch = self.attempts.pop(instance.attempt)
+        instance.sequence += 1
+        self._settle(dispatch, instance.sequence, status, wire.Failure(kind, "It did not stop."), b"")
+        self._end(instance_id, "killed", None, False, dispatch.attempt)
 
     def _settle(
         self, dispatch: wire.Dispatch, sequence: int, status: int, failure: wire.Failure | None, result: bytes
@@ -286,10 +296,12 @@ class ModelAgent:
         self.held[token] = done
         self.say(done)
 
-    def _end(self, instance_id: int, cause: str, failure: wire.Failure | None, retryable: bool) -> None:
+    def _end(
+        self, instance_id: int, cause: str, failure: wire.Failure | None, retryable: bool, attempt: int = 0
+    ) -> None:
         instance = self.instances.pop(instance_id)
         self.endings.append(Ending(instance_id, cause, self.now_ns, instance.lease_end_ns(), instance.sequence))
-        self.say(wire.InstanceEnded(instance_id, cause, failure, retryable))
+        self.say(wire.InstanceEnded(instance_id, cause, failure, retryable, attempt))
 
 
 _COMMANDS: dict[type[Any], Any] = {

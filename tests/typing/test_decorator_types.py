@@ -100,6 +100,7 @@ WRONG = {
     "with_setup('1')": "arg-type",
     "isolated(keepalive=1)": "call-overload",
     "isolated(keep_alive='1')": "call-overload",
+    "isolated(priority='high')": "call-overload",
     "bare.on(keepalive=1)": "call-arg",
     "bare.on(keep_alive='1')": "arg-type",
     "isolated(setup=load)(lambda: b'')": "misc",

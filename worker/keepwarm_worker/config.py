@@ -6,10 +6,13 @@ what is passed on to uv and to instances.
 
 import os
 import re
+import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from keepwarm_wire.addresses import parse_address
 
 __all__ = ["AgentConfig", "ConfigError", "parse_command_line", "parse_size"]
 
@@ -23,11 +26,12 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*=.*", re.ASCII)
 _DIRECTORY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}", re.ASCII)
 _EPILOG = """\
 Each option can also be given by a variable: KEEPWARM_SCHEDULER (or KEEPWARM_ADDRESS), KEEPWARM_NODE_HOME,
-KEEPWARM_NODE, KEEPWARM_CPU, KEEPWARM_MEMORY, KEEPWARM_STORE_SIZE, KEEPWARM_LOG_LEVEL. The package index of the node is
-KEEPWARM_INDEX_URL.
+KEEPWARM_NODE, KEEPWARM_CPU, KEEPWARM_MEMORY, KEEPWARM_STORE_SIZE, KEEPWARM_LOG_LEVEL, KEEPWARM_TOKEN. The package
+index of the node is KEEPWARM_INDEX_URL.
 
-example:
+examples:
   keepwarm agent --node a --cpu 2 --label zone=a
+  keepwarm agent --join TOKEN --at head.example:7437
 """
 
 
@@ -47,6 +51,8 @@ class AgentConfig(NamedTuple):
     labels: tuple[tuple[str, str], ...] = ()
     store_bytes: int = STORE_BYTES_DEFAULT
     log_level: str = "info"
+    token: str = ""
+    """What to join the cluster with, where the home holds no key yet. A secret: not to be logged."""
     local: bool = False
     """Part of a local cluster: it leaves when its scheduler is gone for good."""
 
@@ -77,7 +83,7 @@ def parse_command_line(arguments: Sequence[str], environment: Mapping[str, str])
     cpu, memory = setting("cpu", "KEEPWARM_CPU"), setting("memory", "KEEPWARM_MEMORY")
     store = setting("store_size", "KEEPWARM_STORE_SIZE")
     return AgentConfig(
-        scheduler=_scheduler(setting("scheduler", "KEEPWARM_SCHEDULER"), environment),
+        scheduler=_scheduler(given.at or setting("scheduler", "KEEPWARM_SCHEDULER"), environment),
         home=_home(setting("home", "KEEPWARM_NODE_HOME"), node, environment),
         node=node,
         pythons=tuple(given.python),
@@ -86,6 +92,7 @@ def parse_command_line(arguments: Sequence[str], environment: Mapping[str, str])
         labels=tuple(_label(text) for text in given.label),
         store_bytes=STORE_BYTES_DEFAULT if store is None else parse_size(store),
         log_level=_log_level(given, environment),
+        token=_token(given.join or environment.get("KEEPWARM_TOKEN", "")),
         local=given.local,
     )
 
@@ -97,8 +104,15 @@ def _parser() -> ArgumentParser:
         epilog=_EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--at", metavar="HOST:PORT", help="where the scheduler listens, on this or another machine")
     parser.add_argument(
-        "--scheduler", metavar="ADDRESS", help="where the scheduler listens: ipc:///path (default: one on this machine)"
+        "--join",
+        metavar="TOKEN",
+        help="join the cluster with a token; @FILE reads it from a file, - from standard input. Needed once: "
+        "later starts use the key that is kept in the agent's home",
+    )
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="the same as --at; ipc:///path for a socket on this machine (default)"
     )
     parser.add_argument(
         "--home",
@@ -131,14 +145,20 @@ def _parser() -> ArgumentParser:
 def _scheduler(given: str | None, environment: Mapping[str, str]) -> str:
     default = f"ipc://{_keepwarm_home(environment) / 'cluster' / 'scheduler.sock'}"
     address = given or environment.get("KEEPWARM_ADDRESS") or default
-    if address.startswith("tcp://"):
-        raise ConfigError(
-            f"{address}: this release talks to schedulers on its own machine only, by ipc:// addresses; "
-            "tcp:// is not supported yet, because connections between machines are not encrypted yet."
-        )
-    if not address.startswith("ipc://") or len(address) <= len("ipc://"):
-        raise ConfigError(f"{address!r} is no address of a scheduler; write it like ipc:///run/keepwarm/scheduler.sock")
-    return address
+    try:
+        return parse_address(address)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _token(given: str) -> str:
+    """The token itself, wherever it is kept. A file or standard input keep it out of the list of processes."""
+    try:
+        if given == "-":
+            return sys.stdin.readline().strip()
+        return Path(given[1:]).read_text().strip() if given.startswith("@") else given.strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--join {given}: the token cannot be read: {error}") from None
 
 
 def _keepwarm_home(environment: Mapping[str, str]) -> Path:

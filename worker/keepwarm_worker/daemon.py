@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
+from keepwarm_wire.key_files import StoredKey
 from keepwarm_wire.messages import AgentHello, Message
 from keepwarm_wire.version import PROTOCOL_MAX, PROTOCOL_MIN, SOFTWARE
 from keepwarm_worker import detection, processes
@@ -28,6 +29,7 @@ from keepwarm_worker.environments.store import EnvironmentStore
 from keepwarm_worker.environments.uv import Uv
 from keepwarm_worker.homes import NodeHome
 from keepwarm_worker.hosting import Host
+from keepwarm_worker.joining import join
 from keepwarm_worker.log_lines import log_message
 from keepwarm_worker.payloads import Step, Transfers
 from keepwarm_worker.poller import Poller, Waker
@@ -39,6 +41,9 @@ __all__ = ["STOP_SIGNALS", "Daemon", "run"]
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MEASURE_INTERVAL_NS = 900_000_000
+REOPEN_S = 15
+"""How long after a refusal of its key an agent tries again."""
+
 LOCAL_ALONE_NS = 30_000_000_000
 """How long the agent of a local cluster waits for a scheduler before it leaves; a client starts both together."""
 
@@ -74,6 +79,7 @@ class Daemon:
         store: EnvironmentStore,
         interpreters: dict[str, Interpreter],
         signals: "StopSignals",
+        key: StoredKey | None = None,
     ) -> None:
         self._signals = signals
         platform = detection.platform_name()
@@ -95,9 +101,9 @@ class Daemon:
         self._host = Host(self._poller, self._emit, self._transfers, runner, home.spool, incarnation)
         uv = Uv(None, home.uv_cache)
         self._workshop = Workshop(store, uv, interpreters, platform, config.store_bytes, self._post)
-        self._link = SchedulerLink(config.scheduler)
-        self._poller.add(self._link.descriptor, lambda _mask: None)
-        self._poller.add(self._link.monitor_descriptor, self._on_connection)
+        self._link = SchedulerLink(config.scheduler, key)
+        self._reopen_ns: int | None = None
+        self._watch_link()
         self._perform: dict[type[Any], Callable[[Any], None]] = {
             effects.SendMessage: lambda effect: self._outbox.append(effect.message),
             effects.RunLock: self._workshop.lock,
@@ -142,6 +148,8 @@ class Daemon:
                 self._take(self._transfers.handle(now_ns, message))
             else:
                 self._emit(events.Received(message))
+        if self._reopen_ns is not None and self._reopen_ns <= now_ns:
+            self._reopen_link()
         stalled_ns = self._transfers.next_deadline()
         if stalled_ns is not None and stalled_ns <= now_ns:
             self._take(self._transfers.tick(now_ns))
@@ -152,10 +160,27 @@ class Daemon:
         self._feed_core()
         self._send()
 
+    def _watch_link(self) -> None:
+        self._poller.add(self._link.descriptor, lambda _mask: None)
+        self._poller.add(self._link.monitor_descriptor, self._on_connection)
+
     def _on_connection(self, _mask: int) -> None:
-        if self._link.was_connected():
+        change = self._link.changes()
+        if change.was_made:
             _log.info("connected to the scheduler")
             self._emit(events.Connected())
+        if change.refusal:
+            # What runs goes on: whoever runs the cluster may mend this, and outcomes are kept until then.
+            _log.error("%s. Trying again in %d s; `keepwarm agent --join TOKEN` joins anew", change.refusal, REOPEN_S)
+            self._reopen_ns = time.monotonic_ns() + REOPEN_S * 1_000_000_000
+
+    def _reopen_link(self) -> None:
+        self._reopen_ns = None
+        self._poller.remove(self._link.descriptor)
+        self._poller.remove(self._link.monitor_descriptor)
+        self._link.reopen()
+        self._watch_link()
+        self._on_connection(0)
 
     def _feed_core(self) -> None:
         pending = self._events
@@ -177,7 +202,7 @@ class Daemon:
         """How long nothing needs to be done. The socket's descriptor is edge-triggered: it must be asked first."""
         if self._events or self._link.has_input():
             return 0
-        deadlines = (self._core.next_deadline(), self._transfers.next_deadline())
+        deadlines = (self._core.next_deadline(), self._transfers.next_deadline(), self._reopen_ns)
         earliest = min((each for each in deadlines if each is not None), default=None)
         return None if earliest is None else max(0.0, (earliest - time.monotonic_ns()) / 1e9)
 
@@ -254,6 +279,7 @@ def run(config: AgentConfig, incarnation: bytes) -> int:
     _configure_logging(config.log_level)
     processes.become_subreaper()
     home = NodeHome(config.home).open(incarnation)
+    key = join(config)
     with EnvironmentStore(home.store) as store:
         interpreters = discover(config.pythons, cache_file=home.interpreters)
         _log.info(
@@ -264,7 +290,7 @@ def run(config: AgentConfig, incarnation: bytes) -> int:
             config.scheduler,
             ", ".join(interpreters) or "none",
         )
-        reason = Daemon(config, incarnation, home, store, interpreters, signals).run()
+        reason = Daemon(config, incarnation, home, store, interpreters, signals, key).run()
     home.close()
     _log.info("left: %s", reason)
     return 0

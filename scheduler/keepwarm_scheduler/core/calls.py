@@ -4,6 +4,7 @@ Only the current attempt of a call can end it. Every other report about a call (
 copy of the right one) is answered by *final*, so that the node may forget it, and otherwise ignored.
 """
 
+from keepwarm_scheduler.core import notices
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.decisions import Decision, Finished, Reason, note
 from keepwarm_scheduler.core.dispatching import (
@@ -135,6 +136,8 @@ def attempt_done(cluster: Cluster, node: Node, message: AttemptDone) -> None:
         return
     instance, call = attempt.instance, attempt.call
     instance.sequence = max(instance.sequence, message.sequence)
+    if message.failure is not None:
+        notices.blame(cluster, attempt, message.failure.kind)
     free_instance(cluster, attempt)
     # An earlier scheduler gave the attempt up for its own reasons; the call's client is here and wants the call.
     is_given_up = call is not None and message.status == Status.CANCELLED and not call.cancel_reason
@@ -285,6 +288,7 @@ def time_out(cluster: Cluster, call: Call, which: str) -> None:
     attempt = call.attempt
     fail(cluster, call, Status.TIMED_OUT, f"{which}_timeout", message)
     if attempt is not None:
+        attempt.is_overdue = True
         abandon(cluster, attempt)
 
 

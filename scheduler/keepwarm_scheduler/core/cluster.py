@@ -14,7 +14,7 @@ from keepwarm_scheduler.core.estimates import StartCosts
 from keepwarm_scheduler.core.state import Attempt, Call, Environment, Instance, Node, Pool, Session
 from keepwarm_scheduler.core.wheel import TimingWheel
 from keepwarm_wire.identifiers import token
-from keepwarm_wire.messages import AttemptDone, Final, Message, Payload, Reference
+from keepwarm_wire.messages import AttemptDone, Final, LeaseBroken, Message, Payload, Reference
 
 __all__ = ["Cluster", "TimerKey"]
 
@@ -65,6 +65,10 @@ class Cluster:
         self.namespace_turns: dict[str, int] = {}
         """The token of each namespace's last attempt."""
         self.history = History()
+        self.leases_broken: dict[str, int] = {}
+        """How many instances ended before their leases did, by cause: ``evicted (memory)``, ``killed (timeout)``."""
+        self.notices: dict[bytes, list[LeaseBroken]] = {}
+        """What sessions are to be told of that at the end of the turn."""
         self.instances: dict[int, Instance] = {}
         self.attempts: dict[int, Attempt] = {}
         self.unclaimed: dict[tuple[bytes, int], Attempt] = {}
@@ -133,6 +137,10 @@ class Cluster:
         self.pools[pool.key] = pool
         self.pools_of.setdefault(pool.environment_id, {})[pool.key] = pool
         return pool
+
+    def start_cost_ns(self, pool: Pool) -> int:
+        """What one more process of the pool is expected to cost where its environment is on disk."""
+        return self.costs.get(pool.environment_id, self.typical_costs).start_ns
 
     def forget_unused(self, pool: Pool) -> None:
         """A pool without instances that no function uses any more is nothing to remember."""

@@ -5,9 +5,10 @@ call: whichever instance is ready first takes the call at the head of the queue.
 instance is idle; a call ends, the next one waits) looks at one pool and one node, whatever the cluster's size.
 """
 
+from keepwarm_scheduler.core import notices
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.decisions import Decision, Reason, note
-from keepwarm_scheduler.core.leases import Lease
+from keepwarm_scheduler.core.leases import UNKNOWN_TERM, Lease
 from keepwarm_scheduler.core.placement import Claim
 from keepwarm_scheduler.core.state import Attempt, Call, Instance, Node, Pool
 from keepwarm_scheduler.core.transitions import CALL, INSTANCE, CallState, InstanceState, change
@@ -37,10 +38,6 @@ __all__ = [
     "take_off_idle",
     "put_on_idle",
 ]
-
-
-_UNKNOWN_TERM = "?"
-"""No function's name: unlike the term that an instance was started for, this one does not end with the next call."""
 
 
 def enqueue(pool: Pool, call: Call, *, first: bool = False) -> None:
@@ -200,9 +197,9 @@ def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
     call.attempt = instance.attempt = attempt
     _note_dispatch(cluster, call, instance)
     session.turn = cluster.namespace_turns[pool.namespace] = attempt.token
-    instance.clock, instance.used_ns = cluster.clock, cluster.now_ns
+    instance.clock, instance.used_ns, instance.score = cluster.clock, cluster.now_ns, None
     instance.uses += 1
-    pool.uses += 1
+    pool.worth.called(cluster.clock, cluster.start_cost_ns(pool), instance.memory_bytes)
     cluster.attempts[attempt.token] = node.attempts[attempt.token] = attempt
     book(attempt)
     options = function.options
@@ -273,8 +270,8 @@ def expire(cluster: Cluster, instance_id: int) -> None:
     stop(cluster, instance, "released" if instance.pool.is_private else "expired")
 
 
-def stop(cluster: Cluster, instance: Instance, cause: str) -> None:
-    """End an idle or starting instance; the node may still refuse, if it knows better."""
+def stop(cluster: Cluster, instance: Instance, cause: str, call: Call | None = None) -> None:
+    """End an idle or starting instance, ``call`` being for what; the node may still refuse, if it knows better."""
     pool = instance.pool
     if instance.state is InstanceState.IDLE:
         take_off_idle(instance)
@@ -285,6 +282,8 @@ def stop(cluster: Cluster, instance: Instance, cause: str) -> None:
     cluster.leases.cancel(instance.instance_id)
     change(instance, INSTANCE, InstanceState.STOPPING)
     instance.stop_cause = cause
+    if cause.startswith("evicted"):
+        notices.evicted(cluster, instance, call)
     send_stop(cluster, instance)
 
 
@@ -306,7 +305,7 @@ def restart_lease(cluster: Cluster, instance: Instance, function: str, keep_aliv
 def await_lease(cluster: Cluster, instance: Instance) -> None:
     """Something ended on the instance whose term only the agent knows: no deadline until its next beat tells."""
     instance.is_lease_unknown = True
-    restart_lease(cluster, instance, _UNKNOWN_TERM, FOREVER_US)
+    restart_lease(cluster, instance, UNKNOWN_TERM, FOREVER_US)
 
 
 def rebuild_lease(cluster: Cluster, instance: Instance, leases: tuple[FunctionLease, ...]) -> None:

@@ -5,6 +5,7 @@ report about it finds nothing. The outcome of the call that it may have been ser
 repeats that until it is final, and it alone decides what becomes of the call.
 """
 
+from keepwarm_scheduler.core import notices
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.decisions import CAUSES, Coldness, Ending
 from keepwarm_scheduler.core.dispatching import (
@@ -16,6 +17,7 @@ from keepwarm_scheduler.core.dispatching import (
     stop,
     take_off_idle,
 )
+from keepwarm_scheduler.core.leases import UNSERVED
 from keepwarm_scheduler.core.placement import Claim
 from keepwarm_scheduler.core.places import has_room, set_environments
 from keepwarm_scheduler.core.starting import consider_starts, fail_waiting, started
@@ -66,7 +68,7 @@ def _begin_lease(cluster: Cluster, instance: Instance) -> None:
     if instance.keep_alive_us is None:
         await_lease(cluster, instance)
     else:
-        restart_lease(cluster, instance, "", instance.keep_alive_us)
+        restart_lease(cluster, instance, UNSERVED, instance.keep_alive_us)
 
 
 def instance_progress(cluster: Cluster, node: Node, message: InstanceProgress) -> None:
@@ -103,7 +105,7 @@ def instance_ended(cluster: Cluster, node: Node, message: InstanceEnded) -> None
         return
     never_ready = instance.ready_ns == 0
     pool = instance.pool
-    end_instance(cluster, instance, message.cause)
+    end_instance(cluster, instance, message.cause, message)
     if message.failure is not None and message.failure.kind == _NODE_STOPPING:
         node.is_leaving = True
     elif never_ready and message.failure is not None and message.cause in _START_CAUSES:
@@ -120,14 +122,16 @@ def _start_failed(cluster: Cluster, pool: Pool, node: Node, failure: Failure, *,
         fail_waiting(cluster, pool, failure, node.name)
 
 
-def end_instance(cluster: Cluster, instance: Instance, cause: str = "") -> None:
+def end_instance(cluster: Cluster, instance: Instance, cause: str = "", message: InstanceEnded | None = None) -> None:
     """Take an instance out of every index; its memory and GPUs are free again. Exactly once.
 
-    Without a ``cause`` it is the one for which it was told to stop, if it was.
+    Without a ``cause`` it is the one for which it was told to stop, if it was. ``message`` is the agent's word of it.
     """
     pool, node = instance.pool, instance.node
     if instance.state is InstanceState.ENDED:
         return
+    cause = cause or instance.stop_cause
+    notices.instance_ended(cluster, instance, cause, message)
     _leave_state(instance)
     change(instance, INSTANCE, InstanceState.ENDED)
     cluster.leases.cancel(instance.instance_id)
@@ -141,7 +145,7 @@ def end_instance(cluster: Cluster, instance: Instance, cause: str = "") -> None:
     node.free["gpu"] += instance.gpu
     node.unfiled[node.name] = node
     if instance.ready_ns:
-        coldness = CAUSES.get(cause or instance.stop_cause, Coldness.DIED)
+        coldness = CAUSES.get(cause, Coldness.DIED)
         cluster.history.ended(pool.key, Ending(coldness, cluster.now_ns, node.name))
     node.ended[instance.instance_id] = None
     if len(node.ended) > _ENDED_REMEMBERED:

@@ -31,6 +31,7 @@ def check(cluster: Cluster) -> None:
     """
     for pool in cluster.pools.values():
         _check_pool(cluster, pool)
+    _check_callers(cluster)
     for node in cluster.nodes.values():
         _check_node(cluster, node)
     for instance in cluster.instances.values():
@@ -67,6 +68,21 @@ def _check_pool(cluster: Cluster, pool: Pool) -> None:
     assert set(pool.attempts) == running, f"{name}: attempts {list(pool.attempts)}, running are {running}"
     siblings = cluster.pools_of.get(pool.environment_id, {})
     assert siblings.get(pool.key) is pool, f"{name} is not listed by its environment"
+
+
+def _check_callers(cluster: Cluster) -> None:
+    """Each pool knows whose functions have their calls wait there, by name."""
+    callers: dict[bytes, dict[str, dict[bytes, int]]] = {}
+    for session in cluster.sessions.values():
+        for function in session.functions.values():
+            if function.pool is not None:
+                sessions = callers.setdefault(function.pool.key, {}).setdefault(function.name, {})
+                sessions[session.session_id] = sessions.get(session.session_id, 0) + 1
+    for pool in cluster.pools.values():
+        known = callers.get(pool.key, {})
+        assert pool.callers == known, f"pool {pool.key.hex()[:8]}: callers are {pool.callers}, they should be {known}"
+        users = sum(sum(sessions.values()) for sessions in known.values())
+        assert pool.users == users, f"pool {pool.key.hex()[:8]}: {pool.users} users counted, there are {users}"
 
 
 def _check_queue(cluster: Cluster, pool: Pool, name: str) -> None:

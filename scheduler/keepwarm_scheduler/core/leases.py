@@ -12,10 +12,14 @@ Rules, with L the end of a function's last call on the instance and K its keep_a
 
 from keepwarm_wire.fields import FOREVER_US
 
-__all__ = ["FOREVER_NS", "Lease"]
+__all__ = ["FOREVER_NS", "UNKNOWN_TERM", "UNSERVED", "Lease"]
 
 FOREVER_NS = 1 << 63
 """The deadline of a lease without end."""
+UNSERVED = ""
+"""The name of the term of an instance that has served nothing."""
+UNKNOWN_TERM = "?"
+"""No function's name: unlike the term that an instance was started for, this one does not end with the next call."""
 
 
 class Lease:
@@ -47,6 +51,14 @@ class Lease:
         elif previous_ns == self.deadline_ns:
             # The longest term was this function's own and has become shorter: look again.
             self.deadline_ns = max(deadlines.values())
+
+    def left_us(self, now_ns: int) -> dict[str, int]:
+        """The terms that are not over, by function, each with what is left of it; ``FOREVER_US`` when endless."""
+        return {
+            function: FOREVER_US if deadline_ns >= FOREVER_NS else (deadline_ns - now_ns) // 1_000
+            for function, deadline_ns in self._deadlines.items()
+            if deadline_ns > now_ns
+        }
 
     @property
     def is_infinite(self) -> bool:

@@ -13,6 +13,7 @@ from keepwarm_scheduler.core import (
     explaining,
     instances,
     nodes,
+    notices,
     pressure,
     recovery,
     relaying,
@@ -122,6 +123,8 @@ class SchedulerCore:
             assert type(event) is Restored
             self._restore(event)
         cluster.flush_finals()
+        if cluster.notices:
+            notices.flush(cluster)
         self._maybe_finished()
         effects, cluster.effects = cluster.effects, []
         return effects

@@ -11,9 +11,8 @@ Everything here is a pure function of what it is given, so that another policy c
    the fewest instances, then by a hash of pool and node: equal nodes do not all get the same pools (``choose``).
 4. Who goes first when calls of several pools want the same thing: the higher priority, then the namespace and the owner
    that were served the longest ago, then the call that came first (``Claim``).
-5. Under pressure idle instances make room: surplus copies first, then the lowest of clock + frequency x cost / size,
-   the clock rising to each victim's value (Greedy-Dual), so that what was worth keeping once does not stay for ever
-   (``choose_victims``).
+5. Under pressure idle instances make room: surplus copies first, then those that are worth the least to keep
+   (``choose_victims``; what they are worth is the matter of ``worth``).
 """
 
 import zlib
@@ -33,13 +32,10 @@ __all__ = [
     "choose",
     "choose_victims",
     "fits",
-    "keeping_value",
     "starts_wanted",
 ]
 
 WAIT_FRACTION_PERCENT = 80
-
-_MEBIBYTE = 1 << 20
 
 
 class Temperature(IntEnum):
@@ -169,7 +165,7 @@ class Claim(NamedTuple):
 class VictimCandidate(NamedTuple):
     """An idle instance that could make room. ``spare`` is how many idle copies its pool keeps without it.
 
-    ``value`` is what keeping it is worth: see ``keeping_value``.
+    ``value`` is what keeping it is worth: see ``worth``.
     """
 
     instance_id: int
@@ -177,15 +173,6 @@ class VictimCandidate(NamedTuple):
     value: int
     memory_bytes: int
     gpu: int = 0
-
-
-def keeping_value(clock: int, uses: int, cost_ns: int, memory_bytes: int) -> int:
-    """Greedy-Dual: the clock at its last use, and what its pool would pay again, per MiB that it holds.
-
-    >>> keeping_value(0, 10, 3_000_000_000, 256 << 20) > keeping_value(0, 10, 3_000_000_000, 512 << 20)
-    True
-    """
-    return clock + uses * cost_ns // max(1, memory_bytes // _MEBIBYTE)
 
 
 def choose_victims(

@@ -11,10 +11,11 @@ from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.decisions import Decision, Reason, note
 from keepwarm_scheduler.core.dispatching import claim, next_call, park, serve, stop, take_off_idle
 from keepwarm_scheduler.core.outcomes import fail
-from keepwarm_scheduler.core.placement import VictimCandidate, choose_victims, keeping_value
+from keepwarm_scheduler.core.placement import VictimCandidate, choose_victims
 from keepwarm_scheduler.core.places import could_ever, could_use_another, is_usable, nodes_by_load
 from keepwarm_scheduler.core.state import Call, Instance, Node, Pool, Shape
 from keepwarm_scheduler.core.transitions import CallState, InstanceState
+from keepwarm_scheduler.core.worth import victim_score
 from keepwarm_wire.messages import Status
 
 __all__ = ["infeasible", "make_room", "offer", "watch_infeasible"]
@@ -76,7 +77,7 @@ def _carry_out(cluster: Cluster, plan: _Plan, call: Call) -> None:
         instance = cluster.instances[victim.instance_id]
         cluster.clock = max(cluster.clock, victim.value)
         if victim.spare == 0:
-            instance.pool.uses = 0
+            instance.pool.worth.evicted(victim.value)
         stop(cluster, instance, "evicted")
 
 
@@ -88,22 +89,31 @@ def _coming_free(node: Node) -> tuple[int, int]:
 
 def _victims(cluster: Cluster, node: Node) -> list[VictimCandidate]:
     """The idle instances of a node. Of a pool's, the one that was used last is the last to be spared."""
-    idle: dict[bytes, list[Instance]] = {}
+    victims: list[VictimCandidate] = []
+    surplus: dict[bytes, list[Instance]] = {}
     for instance in node.instances.values():
         if instance.state is InstanceState.IDLE:
-            idle.setdefault(instance.pool.key, []).append(instance)
-    victims: list[VictimCandidate] = []
-    for instances in idle.values():
-        pool = instances[0].pool
+            if instance.pool.starting + instance.pool.busy + 1 == len(instance.pool.instances):
+                victims.append(_victim(cluster, instance, 0))  # the usual case: nobody else of the pool is idle
+            else:
+                surplus.setdefault(instance.pool.key, []).append(instance)
+    for instances in surplus.values():
         instances.sort(key=lambda instance: (instance.used_ns, instance.instance_id))
-        spare = len(pool.idle) + sum(instance.is_parked for instance in instances)
-        costs = cluster.costs.get(pool.environment_id, cluster.typical_costs)
-        cost_ns = costs.expected_ns(is_built=True)  # the directory outlives the process
+        spare = len(instances[0].pool.idle) + sum(instance.is_parked for instance in instances)
         for instance in instances:
             spare -= 1
-            value = keeping_value(instance.clock, pool.uses, cost_ns, instance.memory_bytes)
-            victims.append(VictimCandidate(instance.instance_id, spare, value, instance.memory_bytes, instance.gpu))
+            victims.append(_victim(cluster, instance, spare))
     return victims
+
+
+def _victim(cluster: Cluster, instance: Instance, spare: int) -> VictimCandidate:
+    score = instance.score
+    if score is None:
+        pool = instance.pool
+        cost_ns = cluster.start_cost_ns(pool)  # the directory outlives the process
+        score = victim_score(instance.clock, pool.worth.worth_milli, cost_ns, instance.memory_bytes)
+        instance.score = score
+    return VictimCandidate(instance.instance_id, spare, score, instance.memory_bytes, instance.gpu)
 
 
 def offer(cluster: Cluster, instance: Instance) -> None:

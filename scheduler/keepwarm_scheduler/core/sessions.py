@@ -2,6 +2,7 @@
 
 from keepwarm_scheduler.core.calls import abandon, cancel, forget, submit
 from keepwarm_scheduler.core.cluster import Cluster
+from keepwarm_scheduler.core.effects import Send
 from keepwarm_scheduler.core.events import Principal
 from keepwarm_scheduler.core.outcomes import record
 from keepwarm_scheduler.core.recovery import hold_back
@@ -43,6 +44,10 @@ _MISSING_NAMED_MAX = 10_000
 def open_session(cluster: Cluster, peer: bytes, principal: Principal, hello: ClientHello) -> None:
     """A client says hello: a new session, or a known one on a new connection."""
     session = cluster.sessions.get(hello.session_id)
+    if session is not None and session.principal.namespace != principal.namespace:
+        reason = "This session belongs to another namespace. Start a new one."
+        cluster.effects.append(Send(peer, Refused("forbidden", reason)))
+        return
     known = session is not None
     if session is None:
         session = cluster.sessions[hello.session_id] = Session(
@@ -100,7 +105,7 @@ def end(cluster: Cluster, session: Session) -> None:
     for function in session.functions.values():
         cluster.drop(function.declaration.body)
         if function.pool is not None:
-            function.pool.users -= 1
+            function.pool.leave(session, function.name)
             cluster.forget_unused(function.pool)
     cluster.cancel_timer("session", session.session_id)
     cluster.sessions.pop(session.session_id, None)

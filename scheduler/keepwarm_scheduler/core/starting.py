@@ -63,7 +63,7 @@ def admit(cluster: Cluster, call: Call, *, first: bool = False) -> Pool | None:
     environment = function.environment
     if function.pool is None and environment.lock is not None:
         function.pool = _pool_of(cluster, function)
-        function.pool.users += 1
+        function.pool.join(call.session, function.name)
     pool = function.pool
     if pool is None:
         call.reason = "lock"
@@ -327,8 +327,11 @@ def start(cluster: Cluster, pool: Pool, node: Node, startup_timeout_us: int, fun
         cluster.next_command(node),
         cluster.now_ns,
     )
+    instance.started_for = function.name
     register_instance(cluster, instance)
     pool.starting += 1
+    instance.clock = cluster.clock
+    pool.worth.started(cluster.clock, cluster.start_cost_ns(pool), instance.memory_bytes)
     cluster.send(
         node,
         StartInstance(

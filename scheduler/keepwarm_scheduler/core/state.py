@@ -6,6 +6,7 @@ executable form; the other modules of the core are functions on a ``Cluster``.
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from keepwarm_scheduler.core.decisions import Decision
 from keepwarm_scheduler.core.estimates import RunTimes
@@ -14,9 +15,10 @@ from keepwarm_scheduler.core.intervals import IntervalSet
 from keepwarm_scheduler.core.leases import Lease
 from keepwarm_scheduler.core.queues import FairQueue
 from keepwarm_scheduler.core.transitions import CallState, InstanceState
+from keepwarm_scheduler.core.worth import PoolWorth
 from keepwarm_wire.messages import DeclareFunction, FunctionOptions, Outcome, Pair, Payload, Quantity
 
-__all__ = ["Attempt", "Call", "Environment", "Function", "Instance", "Node", "Pool", "Session", "Shape"]
+__all__ = ["Attempt", "Call", "Culprit", "Environment", "Function", "Instance", "Node", "Pool", "Session", "Shape"]
 
 
 @dataclass(slots=True, frozen=True)
@@ -110,18 +112,36 @@ class Pool:
     attempts: OrderedDict[int, "Attempt"] = field(default_factory=OrderedDict)
     run_times: dict[bytes, RunTimes] = field(default_factory=dict)
     """By function version."""
-    uses: int = 0
-    """Calls sent to its instances, counted anew when the last of them is evicted."""
+    worth: PoolWorth = field(default_factory=PoolWorth)
+    """What its last idle instance is worth keeping when memory is short."""
     peak_bytes: int = 0
     measures_memory: bool = False
     """No memory was asked for: ``shape`` books the most that an instance was seen to use."""
     users: int = 0
     """How many declared functions, over all sessions, have their calls wait here."""
+    callers: dict[str, dict[bytes, int]] = field(default_factory=dict)
+    """The same by function name and session: who holds the leases of that name."""
 
     @property
     def queued(self) -> int:
         """How many calls wait."""
         return len(self.queue)
+
+    def join(self, session: "Session", function: str) -> None:
+        """A function of a session has its calls wait here from now on."""
+        self.users += 1
+        sessions = self.callers.setdefault(function, {})
+        sessions[session.session_id] = sessions.get(session.session_id, 0) + 1
+
+    def leave(self, session: "Session", function: str) -> None:
+        """Not any more: the session is over."""
+        self.users -= 1
+        sessions = self.callers[function]
+        sessions[session.session_id] -= 1
+        if not sessions[session.session_id]:
+            del sessions[session.session_id]
+        if not sessions:
+            del self.callers[function]
 
     def push(self, call: "Call", *, first: bool = False) -> None:
         """Add a call to the queue, at the end of its owner's or at its head."""
@@ -146,6 +166,19 @@ class Pool:
             del self.waiting[times]
         else:
             self.waiting[times] -= 1
+
+
+class Culprit(NamedTuple):
+    """Why an instance may end before its leases do, and which function's call is the reason.
+
+    ``attempt`` is that call's, 0 for one that is still to come, and ``at_ns`` the instant.
+    """
+
+    why: str
+    function: str
+    namespace: str
+    attempt: int
+    at_ns: int
 
 
 @dataclass(slots=True, eq=False)
@@ -182,8 +215,15 @@ class Instance:
     used_ns: int = 0
     clock: int = 0
     """The cluster's Greedy-Dual clock at its last use."""
+    score: int | None = None
+    """What it was worth as a victim since then; None before anyone asked."""
     start: Decision | None = None
     """Why it was started, and there; None for one that an earlier scheduler started."""
+    started_for: str = ""
+    """The function whose lease it holds before it has served anything, if that is known."""
+    culprit: Culprit | None = None
+    """Its last call that failed in a way that processes may not survive."""
+    evicted_for: Culprit | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -285,6 +325,8 @@ class Attempt:
     function: str = ""
     keep_alive_us: int | None = None
     is_running: bool = False
+    is_overdue: bool = False
+    """Its call has timed out here and is over: it is only being stopped."""
     cancel_command: int = 0
     cpu: int = 0
     custom: tuple[Quantity, ...] = ()

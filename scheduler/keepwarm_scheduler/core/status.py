@@ -39,6 +39,7 @@ def describe(cluster: Cluster, rows_max: int = _ROWS_MAX) -> dict[str, Any]:
         "instances": [_instance(cluster, instance) for instance in list(cluster.instances.values())[:rows_max]],
         "calls": [_call(cluster, call) for call in unfinished[:rows_max]],
         "calls_unfinished": len(unfinished),
+        "leases_ended_early": cluster.leases_broken,
         "clients": [
             {"label": session.label, "connected": bool(session.peer), "calls": len(session.calls)}
             for session in list(cluster.sessions.values())[:rows_max]

@@ -5,12 +5,11 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 
 from keepwarm_scheduler.config import parse_size
 from keepwarm_scheduler.core.config import SECOND_NS
-from keepwarm_scheduler.simulate import report
+from keepwarm_scheduler.simulate import chart, report
 from keepwarm_scheduler.simulate.cluster_model import ClusterSettings
 from keepwarm_scheduler.simulate.engine import KeepAlive, replay
 from keepwarm_scheduler.simulate.traces import GAPS, TraceError, read_trace
@@ -20,7 +19,6 @@ __all__ = ["main"]
 _KEEP_ALIVE_DEFAULT_S = (10.0, 60.0, 300.0)
 _NODES_MAX = 10_000
 _INTERRUPTED = 130
-_CHARTS = (".svg", ".png")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +54,12 @@ def parser() -> argparse.ArgumentParser:
     add("--gaps", choices=GAPS, default="spread", help="where in its minute a counted call is put (default: spread)")
     add("--seed", type=int, default=1, help="of what is random in that (default: 1)")
     add("--json", action="store_true", help="print one JSON document")
-    add("--chart", type=_chart, metavar="FILE", help="draw memory against cold starts: .svg, or .png with matplotlib")
+    add(
+        "--chart",
+        type=_chart,
+        metavar="FILE",
+        help="draw memory against cold starts, as .svg or .png (needs keepwarm[plots])",
+    )
     return result
 
 
@@ -108,7 +111,7 @@ def _size(text: str) -> int:
 
 def _chart(text: str) -> Path:
     path = Path(text)
-    if path.suffix.lower() not in _CHARTS:
+    if path.suffix.lower() not in chart.SUFFIXES:
         raise argparse.ArgumentTypeError(f"{text!r} ends neither in .svg nor in .png")
     return path
 
@@ -122,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows: list[report.Row] = []
     try:
         _replay_all(options, rows)
-    except TraceError as error:
+    except (TraceError, chart.NoMatplotlib) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         sys.stderr.write("keepwarm simulate: interrupted; what follows is what was done.\n" if rows else "")
@@ -130,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _INTERRUPTED
     try:
         if options.chart is not None:
-            _draw(rows, options.chart)
+            chart.draw(rows, options.chart)
     except OSError as error:
         return _refuse(f"{options.chart} cannot be written: {error.strerror}.")
     finally:
@@ -145,8 +148,8 @@ def _refuse(why: str) -> int:
 
 def _replay_all(options: argparse.Namespace, rows: list[report.Row]) -> None:
     """Fill in the rows one by one, so that those that are done outlive an interruption."""
-    if options.chart is not None and options.chart.suffix.lower() == ".png":
-        _require_matplotlib()
+    if options.chart is not None:
+        chart.require()
     trace = read_trace(options.trace, options.gaps, options.seed)
     of = dict(options.keep_alive_of)
     unknown = sorted(of.keys() - {function.name for function in trace.functions})
@@ -184,35 +187,6 @@ def _show(rows: list[report.Row], *, as_json: bool) -> None:
     if rows:
         sys.stdout.write(report.as_json(rows) if as_json else report.as_table(rows))
         sys.stdout.flush()
-
-
-# ---------------------------------------------------------------- the chart
-
-
-def _require_matplotlib() -> None:
-    try:
-        import_module("matplotlib")
-    except ImportError:
-        raise TraceError(
-            "a .png chart needs matplotlib: install keepwarm with its extra `plots` "
-            "(`pip install 'keepwarm[plots]'`), or ask for an .svg, which needs nothing."
-        ) from None
-
-
-def _draw(rows: list[report.Row], path: Path) -> None:
-    if path.suffix.lower() == ".svg":
-        path.write_text(report.as_svg(rows), encoding="utf-8")
-        return
-    figure = import_module("matplotlib.figure").Figure(figsize=(8, 5))
-    axes = figure.add_subplot(title=report.TITLE, xlabel=report.X_TITLE, ylabel=report.Y_TITLE)
-    points = report.points_of(rows)
-    axes.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o")
-    for x, y, label in points:
-        axes.annotate(label, (x, y), xytext=(6, 6), textcoords="offset points")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a replay says: one row for each keep_alive, as a table, as JSON, as a chart.
+"""What a replay says: one row for each keep_alive, as a table and as JSON; the chart is in ``chart``.
 
 A *cold start* is a process that was started. A call *waited* if it was not sent to a process the instant it came. Idle
 memory is what idle processes hold, counted from a call's end to the next call or the process's end. Percentiles are
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from keepwarm_scheduler.simulate.cluster_model import Ledger
 from keepwarm_scheduler.simulate.traces import Trace
 
-__all__ = ["Row", "as_json", "as_svg", "as_table", "percentile", "points_of", "row_of", "shares_of", "term_text"]
+__all__ = ["Row", "as_json", "as_table", "percentile", "row_of", "shares_of", "term_text"]
 
 _SECOND_NS = 1e9
 _MS_NS = 1e6
@@ -135,56 +135,3 @@ def as_json(rows: Sequence[Row]) -> str:
         if math.isinf(document["keep_alive_s"]):
             document["keep_alive_s"] = None
     return json.dumps({"rows": documents}, indent=2, allow_nan=False) + "\n"
-
-
-# ---------------------------------------------------------------- the chart
-
-_WIDTH, _HEIGHT = 640, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 40, 50, 60
-_FONT = 'font-family="sans-serif" font-size="12"'
-TITLE = "Memory held idle against cold starts"
-X_TITLE = "idle memory, mean GiB"
-Y_TITLE = "cold starts, % of invocations"
-
-
-def points_of(rows: Sequence[Row]) -> list[tuple[float, float, str]]:
-    """The chart's points by idle memory: mean GiB, per cent cold, label."""
-    return sorted((row.idle_gib_mean, 100 * row.cold_share, term_text(row.keep_alive_s)) for row in rows)
-
-
-def as_svg(rows: Sequence[Row]) -> str:
-    """The chart as an SVG document: nothing is needed to draw it."""
-    points = points_of(rows)
-    x_top, y_top = _round_up(max(x for x, _, _ in points)), _round_up(max(y for _, y, _ in points))
-    x_width, y_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return round(_LEFT + x / x_top * x_width, 1), round(_HEIGHT - _BOTTOM - y / y_top * y_height, 1)
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" {_FONT}>',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        f'<text x="{_WIDTH / 2:g}" y="26" text-anchor="middle" font-size="15">{TITLE}</text>',
-        f'<text x="{_LEFT + x_width / 2:g}" y="{_HEIGHT - 14}" text-anchor="middle">{X_TITLE}</text>',
-        f'<text transform="translate(18 {_TOP + y_height / 2:g}) rotate(-90)" text-anchor="middle">{Y_TITLE}</text>',
-    ]
-    for step in range(5):
-        x, y = x_top * step / 4, y_top * step / 4
-        (grid_x, low), (left, grid_y) = place(x, 0), place(0, y)
-        parts.append(f'<path d="M{grid_x} {low}V{_TOP}M{left} {grid_y}H{_WIDTH - _RIGHT}" stroke="#ddd"/>')
-        parts.append(f'<text x="{grid_x}" y="{low + 18}" text-anchor="middle">{x:.3g}</text>')
-        parts.append(f'<text x="{left - 8}" y="{grid_y + 4}" text-anchor="end">{y:.3g}</text>')
-    placed = [(*place(x, y), label) for x, y, label in points]
-    line = " ".join(f"{x},{y}" for x, y, _ in placed)
-    parts.append(f'<polyline points="{line}" fill="none" stroke="#1f6fb4" stroke-width="2"/>')
-    for x, y, label in placed:
-        parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="#1f6fb4"/><text x="{x + 7}" y="{y - 7}">{label}</text>')
-    return "\n".join([*parts, "</svg>\n"])
-
-
-def _round_up(value: float) -> float:
-    """The next of 1, 2, 4, 8, 10 times a power of ten; 1 for nothing."""
-    if value <= 0:
-        return 1.0
-    unit: float = 10.0 ** math.floor(math.log10(value))
-    return next(step * unit for step in (1, 2, 4, 8, 10) if step * unit >= value)

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from keepwarm_scheduler.simulate.fair_eviction import PoolWorth, victim_score
-
-__all__ = ["FairGreedyDual", "GreedyDual", "LeastRecentlyUsed", "VictimPolicy", "choosing"]
+__all__ = ["GreedyDual", "LeastRecentlyUsed", "VictimPolicy", "choosing"]
 
 _CORE = "keepwarm_scheduler.core."
 _DEFINED_IN = f"{_CORE}placement"
@@ -104,51 +102,6 @@ class GreedyDual:
             self.clock = max(self.clock, held.score)
             if not self._copies[held.function]:
                 self._uses.pop(held.function, None)
-
-    def score(self, instance_id: int) -> float:
-        """What it was at the last use."""
-        return self._held[instance_id].score
-
-
-@dataclass(slots=True)
-class _Rated:
-    function: int
-    memory_bytes: int
-    score: int
-
-
-class FairGreedyDual:
-    """The score of ``core.eviction``, with the same cost for every start."""
-
-    _COST_NS = 500_000_000
-
-    def __init__(self) -> None:
-        self.clock = 0
-        self._held: dict[int, _Rated] = {}
-        self._pools: dict[int, PoolWorth] = {}
-        self._copies: dict[int, int] = {}
-
-    def started(self, instance_id: int, function: int, memory_bytes: int) -> None:
-        """As ``VictimPolicy``."""
-        self._held[instance_id] = _Rated(function, memory_bytes, self.clock)
-        self._copies[function] = self._copies.get(function, 0) + 1
-        self._pools.setdefault(function, PoolWorth()).started(self.clock, self._COST_NS, memory_bytes)
-
-    def used(self, instance_id: int, now_ns: int) -> None:  # noqa: ARG002
-        """As ``VictimPolicy``."""
-        held = self._held[instance_id]
-        pool = self._pools[held.function]
-        pool.called(self.clock, self._COST_NS, held.memory_bytes)
-        held.score = victim_score(self.clock, pool.worth_milli, self._COST_NS, held.memory_bytes)
-
-    def ended(self, instance_id: int, *, evicted: bool) -> None:
-        """As ``VictimPolicy``."""
-        held = self._held.pop(instance_id)
-        self._copies[held.function] -= 1
-        if evicted:
-            self.clock = max(self.clock, held.score)
-            if not self._copies[held.function]:
-                self._pools[held.function].evicted(held.score)
 
     def score(self, instance_id: int) -> float:
         """What it was at the last use."""

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from keepwarm.cli import key_commands
 from keepwarm.errors import KeepwarmError
 
 __all__ = ["app", "main"]
@@ -34,6 +35,8 @@ AddressOption = Annotated[
         metavar="ADDRESS",
     ),
 ]
+
+key_commands.register(app)
 
 _STOP_WAIT_S = 10.0
 """How long ``stop`` waits for a local cluster's processes to end; agents give their instances up to three seconds."""

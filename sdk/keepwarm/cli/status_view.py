@@ -30,6 +30,7 @@ def render(document: dict[str, Any], address: str) -> RenderableType:
         _nodes(document["nodes"]),
         _environments(document["environments"]),
         _instances(document["instances"]),
+        *_ended_early(document.get("leases_ended_early", {})),
         _calls(document["calls"], document["calls_unfinished"]),
     )
 
@@ -90,6 +91,12 @@ def _instances(rows: list[dict[str, Any]]) -> RenderableType:
             Text(row["function"] or "-"),
         )
     return table if rows else Text("No instance is alive.", style="dim")
+
+
+def _ended_early(counts: dict[str, int]) -> list[RenderableType]:
+    """The leases that were not kept, since the scheduler started; nothing if there were none."""
+    told = ", ".join(f"{count} {cause}" for cause, count in sorted(counts.items()))
+    return [Text(f"Leases ended early: {told}", style="yellow")] if told else []
 
 
 def _calls(rows: list[dict[str, Any]], unfinished: int) -> RenderableType:

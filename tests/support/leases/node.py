@@ -59,8 +59,12 @@ class Account:
     attempt: int = 0
     name: str = ""
     work: Work | None = None
+    has_begun: bool = False
+    """Whether the process has said that it runs it."""
     is_ready: bool = False
     stopping: bool = False
+    told_ns: int = 0
+    """When it was told to go."""
 
     def restart(self, name: str, now_ns: int, keep_alive_us: int) -> None:
         """A call of this function ended: its term begins anew, and the one that the process was started for is over."""
@@ -129,7 +133,8 @@ class Node:
         """A process dies of itself, busy or not."""
         ready = [instance_id for instance_id, account in self.accounts.items() if account.is_ready]
         if ready:
-            self._exit(ready[which % len(ready)], "SIGSEGV")
+            instance_id = ready[which % len(ready)]
+            self._after(0, lambda: self._exit(instance_id, "SIGSEGV"))
 
     def _note(self, kind: str, *fields: Any) -> None:
         self.world.history.add(self.world.now_ns, kind, self.name, *fields)
@@ -186,7 +191,7 @@ class Node:
         assert isinstance(effect.arguments, bytes)
         assert not account.attempt, "a process was given a second call"
         work = Work.decode(effect.arguments)
-        account.attempt, account.name, account.work = effect.attempt, effect.name, work
+        account.attempt, account.name, account.work, account.has_begun = effect.attempt, effect.name, work, False
         self._note("begin", effect.instance_id, effect.attempt, work.caller, effect.name, work.keep_alive_us)
         self._after(0, lambda: self._started(effect.instance_id, effect.attempt))
         if work.behaviour not in ("hang", "stubborn"):
@@ -195,6 +200,7 @@ class Node:
     def _started(self, instance_id: int, attempt: int) -> None:
         account = self.accounts.get(instance_id)
         if account is not None and account.attempt == attempt:
+            account.has_begun = True
             self.feed(events.RunnerStarted(instance_id, attempt, False))
 
     def _run_over(self, instance_id: int, attempt: int) -> None:
@@ -245,15 +251,28 @@ class Node:
         if account is None or instance is None:
             return
         if not account.stopping:
-            account.stopping = True
+            account.stopping, account.told_ns = True, self.world.now_ns
             ready = account.end_ns if account.is_ready else 0
             self._note("stop", instance_id, instance.end_cause, account.attempt, ready, account.served)
         self._note("told", instance_id, how)
 
+    def _note_cut(self, instance_id: int, account: Account, cause: str) -> None:
+        """The terms that an end cuts short, by function ("" for one that no call has begun), and whose call ran."""
+        at_ns = account.told_ns if cause == "evicted" else self.world.now_ns
+        terms = dict(account.terms)
+        if account.attempt:
+            terms.pop("", None)
+        left = {name: keep_us for name, (ended_ns, keep_us) in terms.items() if ended_ns + keep_us * 1000 > at_ns}
+        culprit = account.name if account.attempt and account.has_begun else ""
+        self._note("cut", instance_id, cause, culprit, left)
+
     def _exit(self, instance_id: int, signal_name: str) -> None:
-        if self.accounts.pop(instance_id, None) is None:
+        account, instance = self.accounts.pop(instance_id, None), self.core.state.instances.get(instance_id)
+        if account is None:
             return
         self.deaf.pop(instance_id, None)
+        if account.is_ready:
+            self._note_cut(instance_id, account, "died" if instance is None else instance.end_cause or "died")
         self._note("gone", instance_id, signal_name or "exit")
         self.feed(events.ProcessExited(instance_id, None if signal_name else 0, signal_name, ""))
 

@@ -284,6 +284,9 @@ class World:
             kind = "" if message.failure is None else message.failure.kind
             attempt = int(message.result) if isinstance(message.result, bytes) and message.result else 0
             self.history.add(self.now_ns, "answered", caller, wire.Status.NAMES[message.status], kind, attempt)
+        elif isinstance(message, wire.LeaseBroken):
+            who = self.clients.index(client)
+            self.history.add(self.now_ns, "broken", who, message.instance_id, message.cause, message.functions)
         client.receive(message)
 
     def _beat_clients(self) -> None:

@@ -1,16 +1,18 @@
 """An agent's process: the real core, its turns, its crashes. What it wants done on the node is done in ``machines``."""
 
+from collections.abc import Sequence
 from random import Random
 
 from keepwarm_wire.messages import AgentHello, EnvironmentState, Message, NodeLoad, Pair, Quantity
 from keepwarm_worker.core import effects, events
 from keepwarm_worker.core.machine import AgentCore
 from keepwarm_worker.core.state import CoreConfig
-from support.simulation.clock import SECOND, Alarm, Clock
+from support.simulation.clock import SECOND, Alarm, HostClock, Pauses
 from support.simulation.history import History
 from support.simulation.invariants import check_agent
 from support.simulation.machines import Machine
 from support.simulation.network import Link, Network
+from support.simulation.tally import Tally
 
 __all__ = ["PLATFORM", "AgentHost"]
 
@@ -25,17 +27,19 @@ class AgentHost:
     def __init__(
         self,
         machine: Machine,
-        clock: Clock,
+        clock: HostClock,
         network: Network,
         history: History,
+        tally: Tally,
         random: Random,
         *,
         checked: bool,
     ) -> None:
-        self.machine, self.clock, self.network, self.history, self.random = machine, clock, network, history, random
+        self.machine, self.host_clock, self.network, self.history = machine, clock, network, history
+        self.clock, self.tally, self.random = clock.clock, tally, random
         self.checked = checked
         self.is_alive = True
-        self._offset_ns = random.randrange(1_000_000 * SECOND)
+        self.pauses = Pauses(self.clock)
         hello = AgentHello(
             1,
             1,
@@ -52,9 +56,9 @@ class AgentHost:
             CoreConfig(hello, orphan_grace_ns=ORPHAN_GRACE_NS, orphan_ttl_ns=30 * SECOND, cancel_grace_ns=SECOND // 2)
         )
         self._outgoing: list[Message] = []
-        self._alarm = Alarm(clock, lambda: self.feed(events.Tick()))
-        self.link = Link(machine.node, self._receive)
-        history.add(clock.now_ns, "agent started", machine.node)
+        self._alarm = Alarm(self.clock, self._wake)
+        self.link = Link(machine.node, self._receive, lambda: self.feed(events.Connected()))
+        history.add(self.clock.now_ns, "agent started", machine.node)
         machine.start(self)
         network.attach(self.link)
         on_disk = tuple(EnvironmentState(name, 1000) for name in machine.environments)
@@ -84,19 +88,37 @@ class AgentHost:
         """One event for the core, and what it wants done."""
         if not self.is_alive:
             return
+        if self.pauses.is_on:
+            self.pauses.keep(lambda: self.feed(event))
+            return
+        self.tally.messages += 1
         self._handle(event)
         self._after_turn()
 
-    def _receive(self, messages: list[Message]) -> None:
+    def _receive(self, messages: Sequence[Message]) -> None:
         if not self.is_alive:
             return
+        if self.pauses.is_on:
+            self.pauses.keep(lambda: self._receive(messages))
+            return
         for message in messages:
+            self.tally.messages += 1
             self._handle(events.Received(message))
+        self._after_turn()
+
+    def _wake(self) -> None:
+        if not self.is_alive:
+            return
+        if self.pauses.is_on:
+            self.pauses.keep(self._wake)
+            return
+        self.tally.timers += 1
+        self._handle(_TICK)
         self._after_turn()
 
     def _handle(self, event: events.Event) -> None:
         exits = False
-        for effect in self.core.handle(self._now(), event):
+        for effect in self.core.handle(self.host_clock.now(), event):
             if isinstance(effect, effects.SendMessage):
                 self._outgoing.append(effect.message)
             elif isinstance(effect, effects.Exit):
@@ -112,16 +134,17 @@ class AgentHost:
     def _after_turn(self) -> None:
         if not self.is_alive:
             return
-        outgoing, self._outgoing = self._outgoing, []
-        self.network.send_up(self.link, outgoing)
+        if self._outgoing:
+            outgoing, self._outgoing = self._outgoing, []
+            self.network.send_up(self.link, outgoing)
         due_ns = self.core.next_deadline()
-        self._alarm.set(None if due_ns is None else due_ns - self._offset_ns)
-
-    def _now(self) -> int:
-        return self.clock.now_ns + self._offset_ns
+        self._alarm.set(None if due_ns is None else self.host_clock.when(due_ns))
 
     def _measure(self) -> None:
         if self.is_alive:
             used = tuple((each, 50 << 20) for each in self.machine.processes)
             self.feed(events.Measured(NodeLoad(100, 1 << 30, 1 << 36), used))
             self.clock.after(_MEASURE_NS, self._measure)
+
+
+_TICK = events.Tick()

@@ -1,19 +1,22 @@
 """A client's process: the real session, a program that submits and cancels, a connection that comes and goes."""
 
+from collections.abc import Callable, Sequence
 from random import Random
 
 from keepwarm.session import Completion, Session
 from keepwarm.session_calls import Call, Function
+from keepwarm_wire.fields import INLINE_BYTES_MAX
 from keepwarm_wire.messages import Message
-from support.simulation.clock import MILLISECOND, Alarm, Clock
+from support.simulation.clock import MILLISECOND, Alarm, HostClock, Pauses
 from support.simulation.history import History
 from support.simulation.network import Link, Network
+from support.simulation.tally import Tally
 from support.simulation.workload import Declared, Planned
 
 __all__ = ["ClientHost"]
 
 _TURN_NS = MILLISECOND // 10
-_OFFSET_NS = 3_000 * 1_000_000_000
+_LARGE_BODY = b"." * INLINE_BYTES_MAX
 
 
 class ClientHost:
@@ -22,15 +25,18 @@ class ClientHost:
     def __init__(
         self,
         name: str,
-        clock: Clock,
+        clock: HostClock,
         network: Network,
         history: History,
+        tally: Tally,
         random: Random,
         functions: list[Declared],
         planned: list[Planned],
     ) -> None:
-        self.name, self.clock, self.network, self.history = name, clock, network, history
+        self.name, self.host_clock, self.network, self.history = name, clock, network, history
+        self.clock, self.tally = clock.clock, tally
         self.is_alive = True
+        self.pauses = Pauses(self.clock)
         self.planned = planned
         self.unfinished = len(planned)
         self.session = Session(random.randbytes(16), name)
@@ -42,22 +48,22 @@ class ClientHost:
                 spec=each.spec,
                 has_setup=each.has_setup,
                 options=each.options,
-                body=b"body of " + each.name.encode(),
+                body=b"body of " + each.name.encode() + (_LARGE_BODY if each.is_large else b""),
             )
             for each in functions
         ]
         self._calls: dict[str, Call] = {}
-        self._alarm = Alarm(clock, self._turn)
+        self._alarm = Alarm(self.clock, self._wake)
         self.link = Link(name, self._receive, self._connected, self._disconnected)
-        history.add(clock.now_ns, "client", name, self.session.session_id)
+        history.add(self.clock.now_ns, "client", name, self.session.session_id)
         network.attach(self.link)
         for plan in planned:
-            clock.at(plan.at_ns, lambda plan=plan: self._submit(plan))  # type: ignore[misc]
+            self.clock.at(plan.at_ns, lambda plan=plan: self._submit(plan))  # type: ignore[misc]
 
     # ------------------------------------------------------------ the program
 
     def _submit(self, plan: Planned) -> None:
-        if not self.is_alive:
+        if not self._goes_on(lambda: self._submit(plan)):
             return
         uid = plan.work.uid
         function = self._functions[plan.function]
@@ -69,7 +75,7 @@ class ClientHost:
         self._turn()
 
     def _cancel(self, uid: str) -> None:
-        if self.is_alive and self.session.cancel(self._now(), self._calls[uid]):
+        if self._goes_on(lambda: self._cancel(uid)) and self.session.cancel(self._now(), self._calls[uid]):
             self.history.add(self.clock.now_ns, "cancel", self.name, uid)
             self._turn()
 
@@ -89,28 +95,48 @@ class ClientHost:
     # ------------------------------------------------------------ the connection
 
     def _connected(self) -> None:
-        self.session.connection_made(self._now())
-        self._turn()
+        if self._goes_on(self._connected):
+            self.tally.messages += 1
+            self.session.connection_made(self._now())
+            self._turn()
 
     def _disconnected(self) -> None:
-        if self.is_alive:
+        if self._goes_on(self._disconnected):
+            self.tally.messages += 1
             self.session.connection_lost()
             self._turn()
 
-    def _receive(self, messages: list[Message]) -> None:
+    def _receive(self, messages: Sequence[Message]) -> None:
+        if not self._goes_on(lambda: self._receive(messages)):
+            return
+        now_ns = self._now()
         for message in messages:
-            self.session.handle(self._now(), message)
+            self.tally.messages += 1
+            self.session.handle(now_ns, message)
         self._turn()
+
+    def _goes_on(self, action: Callable[[], None]) -> bool:
+        """Whether the process runs; while it is frozen, the action waits."""
+        if self.is_alive and self.pauses.is_on:
+            self.pauses.keep(action)
+            return False
+        return self.is_alive
 
     # ------------------------------------------------------------ turns
 
     def _now(self) -> int:
-        return self.clock.now_ns + _OFFSET_NS
+        return self.host_clock.now()
+
+    def _wake(self) -> None:
+        if self._goes_on(self._wake):
+            self.tally.timers += 1
+            self._turn()
 
     def _turn(self) -> None:
         session, now_ns = self.session, self._now()
         session.tick(now_ns)
-        self.network.send_up(self.link, session.take_outgoing(now_ns) if self.link.is_connected else [])
+        if self.link.is_connected:
+            self.network.send_up(self.link, session.take_outgoing(now_ns))
         while session.deliveries:
             delivery = session.deliveries.popleft()
             if isinstance(delivery, Completion):
@@ -118,7 +144,7 @@ class ClientHost:
         assert session.refusal is None, session.refusal
         due_ns = session.next_deadline()
         if due_ns is not None and self.link.is_connected:
-            self._alarm.set(max(due_ns - _OFFSET_NS, self.clock.now_ns + _TURN_NS))
+            self._alarm.set(max(self.host_clock.when(due_ns), self.clock.now_ns + _TURN_NS))
         else:
             self._alarm.set(None)
 

@@ -4,6 +4,9 @@
 three parts: work and faults; healing, after which every call must be answered in bounded time; quiet, after which
 nothing may be left over. All that is random comes from the seed; nothing depends on a clock, on the hash seed or on
 the order of a set, so that a seed replays bit by bit.
+
+What costs much and finds little is done in a part of the runs, which the seed alone decides: see ``ENCODED_EVERY`` and
+``WATCHED_EVERY``.
 """
 
 import traceback
@@ -12,18 +15,23 @@ from random import Random
 
 from keepwarm_scheduler.config import CoreConfig
 from support.simulation.agent_host import AgentHost
+from support.simulation.checkers import leaks
 from support.simulation.checkers.table import CHECKERS
 from support.simulation.client_host import ClientHost
-from support.simulation.clock import MILLISECOND, SECOND, Clock
-from support.simulation.faults import SCENARIOS, Fault, Scenario, plan
+from support.simulation.clock import SECOND, Clock, HostClock
+from support.simulation.faults import SCENARIOS, Scenario, plan
 from support.simulation.history import History
 from support.simulation.leftovers import note_leftovers
 from support.simulation.machines import Machine
-from support.simulation.network import CALM, Link, Network
+from support.simulation.network import CALM, Network
 from support.simulation.scheduler_host import Journal, SchedulerHost
+from support.simulation.shelf import Shelf
+from support.simulation.striking import strike
+from support.simulation.tally import Tally
+from support.simulation.trouble import Trouble
 from support.simulation.workload import KEEP_ALIVE_MAX_NS, functions, planned_calls
 
-__all__ = ["CONFIG", "ANSWERED_WITHIN_NS", "Run", "replay_command", "simulate"]
+__all__ = ["ANSWERED_WITHIN_NS", "CONFIG", "Cluster", "Run", "replay_command", "simulate"]
 
 CONFIG = CoreConfig(
     beat_interval_ns=SECOND // 2,
@@ -44,11 +52,18 @@ ANSWERED_WITHIN_NS = 90 * SECOND
 QUIET_NS = KEEP_ALIVE_MAX_NS + 40 * SECOND
 """Then the finite leases are over, and what was kept for clients that are gone is given up."""
 
+ENCODED_EVERY = 4
+"""In every fourth run frames are encoded, decoded and checked as on a real network."""
+
+WATCHED_EVERY = 10
+"""In every tenth run the quiet lasts its full time, though nothing is left over: endless leases must outlast it."""
+
 _CAPACITIES = (
     {"cpu": 2000, "memory": 2048 << 20, "gpu": 1000},
     {"cpu": 1000, "memory": 1280 << 20, "gpu": 0},
     {"cpu": 4000, "memory": 3072 << 20, "gpu": 2000},
 )
+_OFFSET_MAX_NS = 1_000_000 * SECOND
 
 
 @dataclass
@@ -59,7 +74,7 @@ class Run:
     seed: int
     history: History
     violations: list[str]
-    steps: int
+    tally: Tally
 
     @property
     def digest(self) -> str:
@@ -74,66 +89,116 @@ def replay_command(scenario: str, seed: int) -> str:
 
 def simulate(scenario: str, seed: int, *, checked: bool = False) -> Run:
     """Run one seed of a scenario. With ``checked`` the cores' own invariants are checked after every event."""
-    simulation = _Simulation(SCENARIOS[scenario], Random(f"{scenario}:{seed}"), checked=checked)
+    cluster = Cluster(SCENARIOS[scenario], scenario, seed, checked=checked)
     violations: list[str] = []
     try:
-        simulation.run()
-    except AssertionError as error:
+        cluster.run()
+    except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        violations.append(f"assertion in {where.name}: {error}")
-    history = simulation.history
+        violations.append(f"{type(error).__name__} in {where.name}: {error}")
+    history = cluster.history
     if not violations:
         violations = [f"{name}: {each}" for name, check in CHECKERS.items() for each in check(history)]
-    return Run(scenario, seed, history, violations, simulation.clock.steps)
+    return Run(scenario, seed, history, violations, cluster.tally)
 
 
-class _Simulation:
-    def __init__(self, scenario: Scenario, random: Random, *, checked: bool) -> None:
-        self.scenario, self.random, self.checked = scenario, random, checked
-        self.clock, self.history = Clock(), History()
-        self.network = Network(self.clock, Random(random.random()), scenario.rates)
-        self.journal = Journal()
-        self.payloads: dict[bytes, bytes] = {}
+class Cluster:
+    """All processes and machines of one run, what connects them, and what happens to them."""
+
+    def __init__(self, scenario: Scenario, name: str, seed: int, *, checked: bool) -> None:
+        self.scenario, self.checked = scenario, checked
+        self.random = Random(f"{name}:{seed}")
+        self.is_watched = seed % WATCHED_EVERY == 0
+        self.clock, self.history, self.tally = Clock(), History(), Tally()
+        self.network = Network(
+            self.clock, Random(self.random.random()), self.tally, scenario.rates, seed % ENCODED_EVERY == 0
+        )
+        self.journal, self.shelf = Journal(), Shelf(self.clock)
         crashed: dict[str, None] = {}
-        self.machines = [
-            Machine(
-                f"n{number}",
-                dict(_CAPACITIES[number % len(_CAPACITIES)]),
-                self.clock,
-                self.history,
-                Random(random.random()),
-                scenario.trouble,
-                self.payloads,
-                crashed,
-            )
-            for number in range(scenario.agents)
-        ]
+        self.machines = [self._new_machine(number, crashed) for number in range(scenario.agents)]
         for machine in self.machines:
             self.history.add(0, "node", machine.node, *sorted(machine.capacity.items()))
-        self.scheduler = self._new_scheduler()
-        self.agents = [self._new_agent(machine) for machine in self.machines]
-        self.clients = [self._new_client(f"c{number}") for number in range(scenario.clients)]
-        self.has_healed = False
         if scenario.rates != CALM:
             self.history.add(0, "noise")
+        if scenario.drift_ppm:
+            self.tally.strike("clock drifts")
+            self.history.add(0, "drift", scenario.drift_ppm)
+        self._clocks = [self._new_clock() for _ in self.machines]
+        self._scheduler_clock = self._new_clock()
+        self.scheduler = self._new_scheduler()
+        self.agents = [self._new_agent(number) for number in range(len(self.machines))]
+        self.clients: list[ClientHost] = []
+        self._absent_clients = 0
+        for _ in range(scenario.clients):
+            self._add_client(scenario.calls)
+        self.has_healed = False
 
     # ------------------------------------------------------------ processes
 
-    def _new_scheduler(self) -> SchedulerHost:
+    def _new_machine(self, number: int, crashed: dict[str, None]) -> Machine:
+        capacity = dict(_CAPACITIES[number % len(_CAPACITIES)])
         random = Random(self.random.random())
-        return SchedulerHost(
-            self.clock, self.network, self.journal, self.payloads, self.history, random, CONFIG, checked=self.checked
+        return Machine(
+            f"n{number}", capacity, self.clock, self.history, self.tally, random, self.scenario.trouble, self.shelf,
+            crashed,
+        )  # fmt: skip
+
+    def _new_clock(self) -> HostClock:
+        drift_ppm = self.scenario.drift_ppm
+        return HostClock(
+            self.clock,
+            self.random.randrange(_OFFSET_MAX_NS),
+            self.random.randint(-drift_ppm, drift_ppm) if drift_ppm else 0,
         )
 
-    def _new_agent(self, machine: Machine) -> AgentHost:
-        random = Random(self.random.random())
-        return AgentHost(machine, self.clock, self.network, self.history, random, checked=self.checked)
+    def _new_scheduler(self) -> SchedulerHost:
+        return SchedulerHost(
+            self._scheduler_clock, self.network, self.journal, self.shelf, self.history, self.tally,
+            Random(self.random.random()), CONFIG, checked=self.checked,
+        )  # fmt: skip
 
-    def _new_client(self, name: str) -> ClientHost:
-        random = Random(self.random.random())
+    def _new_agent(self, number: int) -> AgentHost:
+        return AgentHost(
+            self.machines[number], self._clocks[number], self.network, self.history, self.tally,
+            Random(self.random.random()), checked=self.checked,
+        )  # fmt: skip
+
+    def _add_client(self, calls: int) -> None:
+        random, name, now_ns = Random(self.random.random()), f"c{len(self.clients)}", self.clock.now_ns
         declared = functions(random, random.randint(1, 4))
-        planned = planned_calls(random, name, self.scenario.calls, len(declared), self.scenario.duration_ns)
-        return ClientHost(name, self.clock, self.network, self.history, random, declared, planned)
+        until_ns = max(self.scenario.duration_ns, now_ns + SECOND)
+        planned = planned_calls(random, name, calls, len(declared), now_ns, until_ns)
+        self.clients.append(
+            ClientHost(
+                name, self._new_clock(), self.network, self.history, self.tally, random, declared, planned
+            )
+        )  # fmt: skip
+
+    def restart_client(self, delay_ns: int) -> None:
+        """A program is started again after a delay, or when all heals: with a session and calls of its own."""
+        self._absent_clients += 1
+        self.clock.after(delay_ns, self._return_client)
+
+    def _return_client(self) -> None:
+        if self._absent_clients:
+            self._absent_clients -= 1
+            self._add_client(self.scenario.calls // 2)
+
+    def revive_agents(self) -> None:
+        """A supervisor starts agents again that are gone."""
+        for number, agent in enumerate(self.agents):
+            if not agent.is_alive:
+                self.agents[number] = self._new_agent(number)
+
+    def revive_scheduler(self) -> None:
+        """The scheduler is started again, if it is gone."""
+        if not self.scheduler.is_alive:
+            self.scheduler = self._new_scheduler()
+
+    def revive_all(self) -> None:
+        """What is gone is started again."""
+        self.revive_scheduler()
+        self.revive_agents()
 
     # ------------------------------------------------------------ a run
 
@@ -141,16 +206,26 @@ class _Simulation:
         """Work and faults, healing, quiet."""
         clock, history = self.clock, self.history
         for fault in plan(self.scenario, self.random):
-            clock.at(fault.at_ns, lambda fault=fault: self._strike(fault))  # type: ignore[misc]
+            clock.at(fault.at_ns, lambda fault=fault: strike(self, fault))  # type: ignore[misc]
         clock.run(self.scenario.duration_ns)
         self._heal()
         clock.run(clock.now_ns + ANSWERED_WITHIN_NS, self._is_answered)
         history.add(clock.now_ns, "waited")
-        clock.run(clock.now_ns + QUIET_NS)
-        note_leftovers(self.history, clock.now_ns, self.scheduler, self.agents, self.clients)
+        quiet_until_ns = clock.now_ns + QUIET_NS
+        while clock.now_ns < quiet_until_ns and (self.is_watched or self._is_something_left()):
+            clock.run(min(clock.now_ns + SECOND, quiet_until_ns))
+        self._note_leftovers(history)
 
     def _is_answered(self) -> bool:
         return not any(client.unfinished for client in self.clients)
+
+    def _is_something_left(self) -> bool:
+        scratch = History()
+        self._note_leftovers(scratch)
+        return next(iter(leaks.check(scratch)), None) is not None
+
+    def _note_leftovers(self, history: History) -> None:
+        note_leftovers(history, self.clock.now_ns, self.scheduler, self.agents, self.clients)
 
     def _heal(self) -> None:
         self.has_healed = True
@@ -158,69 +233,15 @@ class _Simulation:
         for link in list(self.network.links.values()):
             self.network.block(link, up=False, down=False)
         for machine in self.machines:
-            machine.trouble = machine.trouble.__class__()
-        for number in range(len(self.agents)):
-            self._revive_agent(number)
-        self._revive_scheduler()
+            machine.trouble = Trouble()
+        for pauses in (each.pauses for hosts in (self.agents, self.clients, [self.scheduler]) for each in hosts):
+            pauses.end()
+        self.revive_all()
+        while self._absent_clients:
+            self._return_client()
         self.history.add(self.clock.now_ns, "healed")
         self.clock.after(SECOND, self._watch)
 
     def _watch(self) -> None:
-        """A supervisor starts agents again that have left."""
-        for number in range(len(self.agents)):
-            self._revive_agent(number)
+        self.revive_all()
         self.clock.after(SECOND, self._watch)
-
-    def _revive_agent(self, number: int) -> None:
-        if not self.agents[number].is_alive:
-            self.agents[number] = self._new_agent(self.machines[number])
-
-    def _revive_scheduler(self) -> None:
-        if not self.scheduler.is_alive:
-            self.scheduler = self._new_scheduler()
-
-    # ------------------------------------------------------------ faults
-
-    def _strike(self, fault: Fault) -> None:
-        self.history.add(self.clock.now_ns, "fault", fault.kind, fault.subject, fault.duration_ns)
-        verb, _, whom = fault.kind.partition(" ")
-        if whom == "scheduler":
-            if self.scheduler.is_alive:
-                self.scheduler.crash()
-            self.clock.after(fault.duration_ns, self._revive_scheduler)
-        elif verb == "client":
-            self.clients[fault.subject % len(self.clients)].die(with_goodbye=whom == "leaves")
-        elif verb in _CUTS:
-            hosts = self.agents if whom == "agent" else self.clients
-            self._cut(hosts[fault.subject % len(hosts)].link, *_CUTS[verb], fault.duration_ns)
-        elif verb == "break":
-            hosts = self.agents if whom == "agent" else self.clients
-            self.network.break_connection(hosts[fault.subject % len(hosts)].link)
-        else:
-            self._strike_agent(fault.subject % len(self.agents), verb, fault.duration_ns)
-
-    def _strike_agent(self, number: int, verb: str, duration_ns: int) -> None:
-        if verb == "kill":
-            self.machines[number].kill_idle_process()
-            return
-        if verb == "crash":
-            self.agents[number].crash()
-        else:
-            self.agents[number].leave()
-        self.clock.after(max(duration_ns, 2 * SECOND), lambda: self._revive_agent(number))
-
-    def _cut(self, link: Link, up: bool, down: bool, duration_ns: int) -> None:
-        network = self.network
-        network.block(link, up=up, down=down)
-        if self.random.random() < 0.5:
-            self.clock.after(self.random.randrange(MILLISECOND, 3 * SECOND), lambda: self._cut_off(link))
-        self.clock.after(duration_ns, lambda: None if self.has_healed else network.block(link, up=False, down=False))
-
-    def _cut_off(self, link: Link) -> None:
-        """The operating system gives a partitioned connection up."""
-        if link.blocked_up or link.blocked_down:
-            self.network.break_connection(link)
-
-
-_CUTS = {"partition": (True, True), "mute": (True, False), "deafen": (False, True)}
-"""Which directions are cut: up (to the scheduler), down."""

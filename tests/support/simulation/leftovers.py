@@ -29,7 +29,7 @@ def note_leftovers(
             ("builds", len(state.builds)),
             ("locks", len(state.locks)),
             ("unreported", len(state.unreported)),
-            ("payloads", len(state.payloads)),
+            ("payloads", sum(1 for each in state.payloads.values() if each.attempts or not each.available)),
         ):
             history.add(now_ns, "left", node, name, count)
         for instance in state.instances.values():
@@ -43,6 +43,7 @@ def note_leftovers(
 
 def _of_scheduler(history: History, now_ns: int, scheduler: SchedulerHost) -> None:
     cluster = scheduler.core.cluster
+    bodies = _bodies(scheduler)
     finite = sum(1 for instance in cluster.instances.values() if not instance.lease.is_infinite)
     for name, count in (
         ("attempts", len(cluster.attempts)),
@@ -56,7 +57,7 @@ def _of_scheduler(history: History, now_ns: int, scheduler: SchedulerHost) -> No
         ("held", len(cluster.held)),
         ("recovering", len(cluster.recovering)),
         ("locking", len(cluster.locking)),
-        ("payloads", len(scheduler.payloads)),
+        ("payloads", sum(1 for payload_id in scheduler.shelf.ids() if payload_id not in bodies)),
     ):
         history.add(now_ns, "left", "scheduler", name, count)
     for node in cluster.nodes.values():
@@ -67,6 +68,13 @@ def _of_scheduler(history: History, now_ns: int, scheduler: SchedulerHost) -> No
         for instance in node.instances.values():
             idle = instance.state is InstanceState.IDLE
             history.add(now_ns, "known instance", node.name, instance.instance_id, idle)
+
+
+def _bodies(scheduler: SchedulerHost) -> dict[bytes, None]:
+    """The payloads that are large functions of clients which are there."""
+    declared = (each for session in scheduler.core.cluster.sessions.values() for each in session.functions.values())
+    bodies = (function.declaration.body for function in declared)
+    return {body.payload_id: None for body in bodies if not isinstance(body, bytes)}
 
 
 def _booked(instance: object, name: str) -> int:

@@ -1,51 +1,32 @@
-"""A node without its agent: disk, processes, builds. It performs the effects of an agent's core, in virtual time.
+"""A node without its agent: disk, builds, processes. It performs the effects of an agent's core, in virtual time.
 
-Runners do what their calls' arguments say. The disk survives the agent, processes die with it.
+What runners do with calls is in ``runners``, payloads are in ``handover``. The disk survives the agent, processes die
+with it.
 """
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from keepwarm_wire.fields import INLINE_BYTES_MAX
-from keepwarm_wire.messages import Failure, Reference
+from keepwarm_wire.messages import Failure
 from keepwarm_worker.core import effects, events
+from support.simulation import handover, runners
 from support.simulation.clock import MILLISECOND, SECOND, Clock
 from support.simulation.history import History
-from support.simulation.workload import ENDLESS, Work, result_of
+from support.simulation.runners import Process
+from support.simulation.shelf import Shelf
+from support.simulation.tally import Tally
+from support.simulation.trouble import Trouble
 
 if TYPE_CHECKING:
     from support.simulation.agent_host import AgentHost
 
-__all__ = ["Machine", "Process", "Trouble"]
+__all__ = ["Machine"]
 
 _PLATFORM = "linux-x86_64-glibc"
-_ENDLESS_NS = 3_600 * SECOND
-
-
-@dataclass
-class Trouble:
-    """How often what a node does goes wrong."""
-
-    build: float = 0.0
-    lock: float = 0.0
-    spawn: float = 0.0
-    slow_exit: float = 0.1
-
-
-@dataclass(eq=False)
-class Process:
-    """A runner. ``attempt`` is what it is running; ``is_deaf`` when it does not exit when asked to."""
-
-    instance_id: int
-    host: "AgentHost"
-    is_deaf: bool
-    attempt: int = 0
-    loaded: dict[str, bytes] = field(default_factory=dict)
-    set_up: dict[str, bytes] = field(default_factory=dict)
-    work: Work | None = None
+_SLOW_BUILD_MAX_NS = 40 * SECOND
+_SLOW_LOCK_MAX_NS = 12 * SECOND
 
 
 class Machine:
@@ -57,19 +38,25 @@ class Machine:
         capacity: dict[str, int],
         clock: Clock,
         history: History,
+        tally: Tally,
         random: Random,
         trouble: Trouble,
-        payloads: dict[bytes, bytes],
+        shelf: Shelf,
         crashed: dict[str, None],
     ) -> None:
-        self.node, self.capacity, self.clock, self.history, self.random = node, capacity, clock, history, random
-        self.trouble = trouble
-        self.payloads = payloads
+        self.node, self.capacity, self.clock, self.history = node, capacity, clock, history
+        self.tally, self.random, self.trouble, self.shelf = tally, random, trouble, shelf
         self.environments: dict[str, None] = {}
         self.processes: dict[int, Process] = {}
         self.host: AgentHost | None = None
-        self._crashed = crashed
-        self._spooled: dict[int, bytes] = {}
+        self.crashed = crashed
+        """Calls that have killed a process, in the whole cluster: those that do it once only know by this."""
+        self.results: dict[int, bytes] = {}
+        """Large results of attempts that are not settled."""
+        self.payloads: dict[bytes, bytes | None] = {}
+        """Fetched payloads; None for one on its way."""
+        self._builds: dict[str, int] = {}
+        self._builds_begun = 0
 
     def start(self, host: "AgentHost") -> None:
         """An agent runs here now."""
@@ -80,7 +67,8 @@ class Machine:
         self.host = None
         for process in list(self.processes.values()):
             self._gone(process, "killed with its agent")
-        self._spooled.clear()
+        for records in (self.results, self.payloads, self._builds):
+            records.clear()
 
     def perform(self, effect: effects.Effect) -> None:
         """Do what an agent's core wants done."""
@@ -88,38 +76,76 @@ class Machine:
         if doer is not None:
             doer(self, effect)
 
-    def kill_idle_process(self) -> None:
-        """A process dies of itself."""
-        for process in self.processes.values():
-            if not process.attempt:
-                self._exit(process, None, "SIGSEGV")
-                return
+    # ------------------------------------------------------------ faults
 
-    def _later(self, low_ns: int, high_ns: int, action: Callable[["AgentHost"], None]) -> None:
+    def kill_process(self, *, is_busy: bool, out_of_memory: str = "") -> bool:
+        """A process dies: of itself while it is idle, or with its call. False if there is none such."""
+        for process in self.processes.values():
+            if process.is_ready and bool(process.attempt) is is_busy:
+                self.exit(process, None, "SIGKILL" if out_of_memory else "SIGSEGV", out_of_memory)
+                return True
+        return False
+
+    def lose_runner(self) -> bool:
+        """A runner closes its socket, busy or not. False if there is none."""
+        for process in self.processes.values():
+            if process.is_ready:
+                process.is_lost = True
+                process.host.feed(events.RunnerLost(process.instance_id, "simulated"))
+                return True
+        return False
+
+    def lose_environments(self) -> bool:
+        """Somebody deletes the environments on disk, and the agent does not know. False if there are none."""
+        were_there = bool(self.environments)
+        self.environments.clear()
+        return were_there
+
+    # ------------------------------------------------------------ time and chance
+
+    def happens(self, probability: float, kind: str) -> bool:
+        """Whether a kind of trouble strikes now."""
+        if not probability or self.random.random() >= probability:
+            return False
+        self.tally.strike(kind)
+        return True
+
+    def later(self, low_ns: int, high_ns: int, action: Callable[["AgentHost"], None]) -> None:
+        """Do something after a while, unless the agent of now is gone by then."""
         host = self.host
         assert host is not None
         self.clock.after(self.random.randrange(low_ns, high_ns), lambda: action(host) if host.is_alive else None)
 
-    def _tell(self, low_ns: int, high_ns: int, event: events.Event) -> None:
-        self._later(low_ns, high_ns, lambda host: host.feed(event))
+    def tell(self, low_ns: int, high_ns: int, event: events.Event) -> None:
+        """Tell the agent something after a while."""
+        self.later(low_ns, high_ns, lambda host: host.feed(event))
 
     # ------------------------------------------------------------ locks and builds
 
     def _lock(self, effect: effects.RunLock) -> None:
-        self._tell(MILLISECOND, 50 * MILLISECOND, events.LockPhase(effect.spec_key, "resolve", ""))
-        if self.random.random() < self.trouble.lock:
+        self.tell(MILLISECOND, 50 * MILLISECOND, events.LockPhase(effect.spec_key, "resolve", ""))
+        longest_ns = _SLOW_LOCK_MAX_NS if self.happens(self.trouble.slow_lock, "lock is slow") else SECOND
+        if self.happens(self.trouble.lock, "lock fails"):
             failure = Failure("lock_failed", "simulated")
-            self._tell(60 * MILLISECOND, SECOND, events.LockProblem(effect.spec_key, failure, True))
+            self.tell(60 * MILLISECOND, longest_ns, events.LockProblem(effect.spec_key, failure, True))
         else:
             lock = hashlib.sha256(effect.spec).hexdigest().encode()
-            self._tell(60 * MILLISECOND, SECOND, events.LockFinished(effect.spec_key, _PLATFORM, lock))
+            self.tell(60 * MILLISECOND, longest_ns, events.LockFinished(effect.spec_key, _PLATFORM, lock))
 
     def _build(self, effect: effects.RunBuild) -> None:
         name = effect.environment_id
-        self._tell(MILLISECOND, 50 * MILLISECOND, events.BuildPhase(name, "install", ""))
-        fails = self.random.random() < self.trouble.build
+        self.tell(MILLISECOND, 50 * MILLISECOND, events.BuildPhase(name, "install", ""))
+        fails = self.happens(self.trouble.build, "build fails")
+        longest_ns = 2 * SECOND
+        if self.happens(self.trouble.slow_build, "build is slow"):
+            longest_ns = _SLOW_BUILD_MAX_NS
+        self._builds_begun += 1
+        number = self._builds[name] = self._builds_begun
 
         def end(host: "AgentHost") -> None:
+            if self._builds.get(name) != number:
+                return
+            del self._builds[name]
             if fails:
                 host.feed(events.BuildProblem(name, Failure("build_failed", "simulated"), True))
             else:
@@ -127,33 +153,37 @@ class Machine:
                 self.environments[name] = None
                 host.feed(events.BuildFinished(name, 1000, was_built))
 
-        self._later(100 * MILLISECOND, 2 * SECOND, end)
+        self.later(100 * MILLISECOND, longest_ns, end)
 
     def _cancel_build(self, effect: effects.CancelBuild) -> None:
-        """Too late: builds here end by themselves soon."""
+        if self._builds.pop(effect.environment_id, None) is not None:
+            self.tally.strike("slow build is given up")
+            failure = Failure("build_failed", "given up")
+            self.tell(MILLISECOND, 500 * MILLISECOND, events.BuildProblem(effect.environment_id, failure, True))
 
     # ------------------------------------------------------------ processes
 
     def _spawn(self, effect: effects.SpawnInstance) -> None:
         assert self.host is not None
-        instance_id, luck = effect.instance_id, self.random.random()
+        instance_id, trouble = effect.instance_id, self.trouble
         if effect.environment_id not in self.environments:
-            self._tell(MILLISECOND, 2 * MILLISECOND, events.EnvironmentMissing(instance_id))
+            self.tell(MILLISECOND, 2 * MILLISECOND, events.EnvironmentMissing(instance_id))
             return
-        if luck < self.trouble.spawn / 2:
+        if self.happens(trouble.spawn / 2, "process does not start"):
             problem = events.SpawnProblem(instance_id, Failure("start_failed", "simulated"), True)
-            self._tell(MILLISECOND, 20 * MILLISECOND, problem)
+            self.tell(MILLISECOND, 20 * MILLISECOND, problem)
             return
-        process = Process(instance_id, self.host, self.random.random() < self.trouble.slow_exit)
+        process = Process(instance_id, self.host, self.random.random() < trouble.slow_exit)
         self.processes[instance_id] = process
         self.history.add(self.clock.now_ns, "spawn", self.node, instance_id, effect.memory_bytes, effect.gpus * 1000)
-        if luck < self.trouble.spawn:
-            self._later(MILLISECOND, 50 * MILLISECOND, lambda _: self._exit(process, None, "SIGSEGV"))
+        if self.happens(trouble.spawn / 2, "process dies at its start"):
+            self.later(MILLISECOND, 50 * MILLISECOND, lambda _: self.exit(process, None, "SIGSEGV"))
         else:
-            self._later(20 * MILLISECOND, 400 * MILLISECOND, lambda host: self._hello(host, process))
+            self.later(20 * MILLISECOND, 400 * MILLISECOND, lambda host: self._hello(host, process))
 
     def _hello(self, host: "AgentHost", process: Process) -> None:
         if self.processes.get(process.instance_id) is process:
+            process.is_ready = True
             instance = host.core.state.instances.get(process.instance_id)
             keep_alive_us = 0 if instance is None else instance.command.keep_alive_us
             self.history.add(self.clock.now_ns, "ready", self.node, process.instance_id, keep_alive_us)
@@ -161,18 +191,20 @@ class Machine:
 
     def _ask(self, effect: effects.AskToExit) -> None:
         process = self._stopped(effect.instance_id)
-        if process is not None and not process.is_deaf:
-            self._later(MILLISECOND, 60 * MILLISECOND, lambda _: self._exit(process, 0, ""))
+        if process is not None and process.is_deaf:
+            self.tally.strike("process does not end when asked to")
+        elif process is not None:
+            self.later(MILLISECOND, 60 * MILLISECOND, lambda _: self.exit(process, 0, ""))
 
     def _terminate(self, effect: effects.Terminate) -> None:
         process = self._stopped(effect.instance_id)
         if process is not None and self.random.random() < 0.5:
-            self._later(MILLISECOND, 60 * MILLISECOND, lambda _: self._exit(process, None, "SIGTERM"))
+            self.later(MILLISECOND, 60 * MILLISECOND, lambda _: self.exit(process, None, "SIGTERM"))
 
     def _kill(self, effect: effects.KillTree) -> None:
         process = self._stopped(effect.instance_id)
         if process is not None:
-            self._later(MILLISECOND, 60 * MILLISECOND, lambda _: self._exit(process, None, "SIGKILL"))
+            self.later(MILLISECOND, 60 * MILLISECOND, lambda _: self.exit(process, None, "SIGKILL"))
 
     def _stopped(self, instance_id: int) -> Process | None:
         process = self.processes.get(instance_id)
@@ -182,10 +214,11 @@ class Machine:
             self.history.add(self.clock.now_ns, "stop", self.node, instance_id, cause, process.attempt)
         return process
 
-    def _exit(self, process: Process, exit_code: int | None, signal_name: str) -> None:
+    def exit(self, process: Process, exit_code: int | None, signal_name: str, out_of_memory: str = "") -> None:
+        """A process ends, if it has not yet, and its agent reaps it."""
         if self.processes.get(process.instance_id) is process:
             self._gone(process, signal_name or "exit")
-            process.host.feed(events.ProcessExited(process.instance_id, exit_code, signal_name, ""))
+            process.host.feed(events.ProcessExited(process.instance_id, exit_code, signal_name, out_of_memory))
 
     def _gone(self, process: Process, how: str) -> None:
         del self.processes[process.instance_id]
@@ -193,110 +226,20 @@ class Machine:
             self.history.add(self.clock.now_ns, "ran", self.node, process.instance_id, process.attempt, "died")
         self.history.add(self.clock.now_ns, "gone", self.node, process.instance_id, how)
 
-    # ------------------------------------------------------------ calls
-
-    def _load(self, effect: effects.LoadFunction) -> None:
-        process = self.processes.get(effect.instance_id)
-        if process is not None:
-            process.loaded[effect.name] = effect.version
-
-    def _call(self, effect: effects.StartCall) -> None:
-        process = self.processes.get(effect.instance_id)
-        if process is None:
-            return
-        assert process.loaded.get(effect.name) == effect.version, f"{effect} without its function"
-        assert isinstance(effect.arguments, bytes)
-        work = Work.decode(effect.arguments)
-        attempt = process.host.core.state.attempts[effect.attempt]
-        command = attempt.command
-        self.history.add(
-            self.clock.now_ns, "run", self.node, effect.instance_id, effect.attempt, work.uid, effect.name,
-            command.keep_alive_us, process.attempt,
-        )  # fmt: skip
-        process.attempt, process.work = effect.attempt, work
-        needs_setup = process.set_up.get(effect.name) != effect.version
-        process.set_up[effect.name] = effect.version
-        token = effect.attempt
-        self._of(process, token, MILLISECOND, events.RunnerStarted(effect.instance_id, token, needs_setup))
-        if needs_setup:
-            self._of(process, token, 3 * MILLISECOND, events.RunnerSetupDone(effect.instance_id, token))
-        if work.behaviour == "print":
-            self._of(process, token, 4 * MILLISECOND, events.RunnerOutput(effect.instance_id, 1, b"printed"))
-        run_ns = _ENDLESS_NS if work.behaviour in ENDLESS else work.run_ns
-        self.clock.after(5 * MILLISECOND + run_ns, lambda: self._end_call(process, token))
-
-    def _of(self, process: Process, attempt: int, delay_ns: int, event: events.Event) -> None:
-        self.clock.after(delay_ns, lambda: process.host.feed(event) if process.attempt == attempt else None)
-
-    def _end_call(self, process: Process, token: int) -> None:
-        if process.attempt != token or self.processes.get(process.instance_id) is not process:
-            return
-        assert process.work is not None
-        work = process.work
-        crashes = work.behaviour == "crash" or (work.behaviour == "flaky" and work.uid not in self._crashed)
-        if crashes:
-            self._crashed[work.uid] = None
-            self._exit(process, None, "SIGSEGV")
-        elif work.behaviour == "raise":
-            self._result(process, b"", Failure("user_exception", f"{work.uid}|{token}|"))
-        else:
-            self._result(process, result_of(work, token), None)
-
-    def _result(self, process: Process, result: bytes, failure: Failure | None) -> None:
-        token, process.attempt = process.attempt, 0
-        how = "returned" if failure is None else "raised"
-        self.history.add(self.clock.now_ns, "ran", self.node, process.instance_id, token, how)
-        spooled: bytes | events.SpooledResult = result
-        if len(result) > INLINE_BYTES_MAX:
-            self._spooled[token] = result
-            spooled = events.SpooledResult(len(result))
-        process.host.feed(events.RunnerResult(process.instance_id, token, spooled, failure, 0, 1000))
-
-    def _cancel_call(self, effect: effects.CancelCall) -> None:
-        process = self.processes.get(effect.instance_id)
-        if process is None or process.work is None or process.work.behaviour == "stubborn":
-            return
-
-        def interrupt(_: "AgentHost") -> None:
-            alive = self.processes.get(process.instance_id) is process
-            if alive and process.attempt == effect.attempt:
-                self._result(process, b"", Failure("cancelled", "interrupted"))
-
-        self._later(MILLISECOND, 100 * MILLISECOND, interrupt)
-
-    # ------------------------------------------------------------ large results
-
-    def _upload(self, effect: effects.UploadResult) -> None:
-        self._later(10 * MILLISECOND, 300 * MILLISECOND, lambda host: self._uploaded(host, effect.attempt))
-
-    def _uploaded(self, host: "AgentHost", attempt: int) -> None:
-        data = self._spooled.get(attempt)
-        if data is None:
-            return
-        if not host.link.is_connected or host.link.blocked_up:
-            self._later(200 * MILLISECOND, SECOND, lambda _: self._uploaded(host, attempt))
-            return
-        payload_id = hashlib.blake2b(str(attempt).encode(), digest_size=16).digest()
-        self.payloads[payload_id] = data
-        self.history.add(self.clock.now_ns, "stored", self.node, 0, attempt)
-        reference = Reference(payload_id, len(data), hashlib.sha256(data).digest())
-        host.feed(events.ResultStored(attempt, reference))
-
-    def _drop(self, effect: effects.DropResult) -> None:
-        self._spooled.pop(effect.attempt, None)
-
 
 _DOERS: dict[type[Any], Callable[[Machine, Any], None]] = {
     effects.RunLock: Machine._lock,
     effects.RunBuild: Machine._build,
     effects.CancelBuild: Machine._cancel_build,
     effects.SpawnInstance: Machine._spawn,
-    effects.LoadFunction: Machine._load,
-    effects.StartCall: Machine._call,
-    effects.CancelCall: Machine._cancel_call,
     effects.AskToExit: Machine._ask,
     effects.Terminate: Machine._terminate,
     effects.KillTree: Machine._kill,
-    effects.UploadResult: Machine._upload,
-    effects.DropResult: Machine._drop,
+    effects.LoadFunction: runners.load,
+    effects.StartCall: runners.call,
+    effects.CancelCall: runners.cancel,
+    effects.FetchPayload: handover.fetch,
+    effects.DropPayload: handover.drop_payload,
+    effects.UploadResult: handover.upload,
+    effects.DropResult: handover.drop_result,
 }

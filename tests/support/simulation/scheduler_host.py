@@ -4,28 +4,30 @@ A turn takes what has arrived, then the tick; what is to be saved is synced befo
 crash in the middle of a sync loses all that the turn would have sent, and maybe what it would have saved.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from keepwarm_scheduler.config import CoreConfig
-from keepwarm_scheduler.core.effects import DropPayload, Effect, ForgetNode, SaveLock, SaveNode, Send
+from keepwarm_scheduler.core.effects import DropPayload, Effect, ForgetNode, SaveLock, SaveNode, Send, StopProcess
 from keepwarm_scheduler.core.events import LOCAL, Event, PeerLost, PeerMessage, Restored, SavedLock, Tick
 from keepwarm_scheduler.core.machine import SchedulerCore
 from keepwarm_scheduler.core.state import Node, Session
 from keepwarm_scheduler.core.transitions import CallState
 from keepwarm_wire.identifiers import epoch_of
-from keepwarm_wire.messages import AttemptDone, Dispatch, Message, Outcome, PayloadChunk, PayloadCredit, StopInstance
-from support.simulation.clock import MILLISECOND, Alarm, Clock
+from keepwarm_wire.messages import AdminHello, AttemptDone, Dispatch, Message, Outcome, StopCluster, StopInstance
+from support.simulation.clock import MILLISECOND, Alarm, HostClock, Pauses
 from support.simulation.history import History
 from support.simulation.invariants import check_scheduler
 from support.simulation.network import Network
+from support.simulation.shelf import Shelf
+from support.simulation.tally import Tally
 
 __all__ = ["Journal", "SchedulerHost"]
 
 CLUSTER_ID = b"simulated clustr"
 _SYNC_MAX_NS = 3 * MILLISECOND
-_OFFSET_NS = 77_000 * 1_000_000_000
-"""The scheduler's clock is not that of its peers."""
+_OPERATOR = b"operator"
 
 
 @dataclass
@@ -56,55 +58,70 @@ class SchedulerHost:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: HostClock,
         network: Network,
         journal: Journal,
-        payloads: dict[bytes, bytes],
+        shelf: Shelf,
         history: History,
+        tally: Tally,
         random: Random,
         config: CoreConfig,
         *,
         checked: bool,
     ) -> None:
-        self.clock, self.network, self.journal, self.history = clock, network, journal, history
+        self.host_clock, self.clock = clock, clock.clock
+        self.network, self.journal, self.shelf, self.history, self.tally = network, journal, shelf, history, tally
         self.random = random
-        self.payloads = payloads
         self.checked = checked
         self.is_alive = True
-        payloads.clear()
+        self.pauses = Pauses(self.clock)
+        shelf.clear()
         restored = journal.begin_epoch()
         self.epoch = journal.epoch
-        self.core = SchedulerCore(config, self.epoch, CLUSTER_ID, self._now())
+        self.core = SchedulerCore(config, self.epoch, CLUSTER_ID, clock.now())
         self._inbox: list[Event] = []
-        self._is_syncing = False
+        self._is_syncing = self._is_stopping = False
         self._syncing: list[SaveLock | SaveNode | ForgetNode] = []
         self._outgoing: dict[bytes, list[Message]] = {}
         self._sessions: dict[bytes, tuple[Session, int]] = {}
-        self._alarm = Alarm(clock, self._turn)
-        history.add(clock.now_ns, "scheduler started", self.epoch)
+        self._alarm = Alarm(self.clock, self._wake)
+        history.add(self.clock.now_ns, "scheduler started", self.epoch)
         self._feed(restored)
         network.scheduler_started(self)
         self._turn()
 
     def crash(self) -> None:
         """The process is killed, wherever it is."""
-        self.is_alive = False
-        self._alarm.set(None)
         if self.random.random() < 0.5:
             for record in self._syncing:
                 self.journal.write(record)
-        self.history.add(self.clock.now_ns, "scheduler crashed", self.epoch)
+        self._end("scheduler crashed")
+
+    def stop(self) -> None:
+        """Somebody stops the process in order."""
+        if not self._is_stopping:
+            self._perform_all(self.core.stop("told to stop"))
+            self._turn()
+
+    def stop_cluster(self, *, force: bool) -> None:
+        """An operator stops the cluster, if it is idle or by force."""
+        for message in (AdminHello(1, 1, "keepwarm simulated"), StopCluster(force)):
+            self._inbox.append(PeerMessage(_OPERATOR, LOCAL, message))
+        self._inbox.append(PeerLost(_OPERATOR))
+        self._turn()
+
+    def _end(self, kind: str) -> None:
+        self.is_alive = False
+        self._alarm.set(None)
+        self.history.add(self.clock.now_ns, kind, self.epoch)
         self.network.scheduler_ended()
 
     # ------------------------------------------------------------ what arrives
 
-    def receive(self, peer: bytes, messages: list[Message]) -> None:
+    def receive(self, peer: bytes, messages: Sequence[Message]) -> None:
         """A frame."""
         for message in messages:
-            if type(message) is PayloadCredit:
-                self._serve_payload(peer, message)
-            else:
-                self._inbox.append(PeerMessage(peer, LOCAL, message))
+            self._inbox.append(PeerMessage(peer, LOCAL, message))
         self._turn()
 
     def peer_lost(self, peer: bytes) -> None:
@@ -112,24 +129,27 @@ class SchedulerHost:
         self._inbox.append(PeerLost(peer))
         self._turn()
 
-    def _serve_payload(self, peer: bytes, message: PayloadCredit) -> None:
-        data = self.payloads.get(message.payload_id)
-        if data is not None:
-            piece = data[message.received : message.limit]
-            self._queue(peer, PayloadChunk(message.payload_id, message.received, piece))
-
     # ------------------------------------------------------------ turns
 
     def _now(self) -> int:
-        return self.clock.now_ns + _OFFSET_NS
+        return self.host_clock.now()
+
+    def _wake(self) -> None:
+        if not (self._is_syncing or self.pauses.is_on):
+            self.tally.timers += 1
+        self._turn()
 
     def _turn(self) -> None:
         if self._is_syncing or not self.is_alive:
             return
+        if self.pauses.is_on:
+            self.pauses.keep(self._turn)
+            return
         inbox, self._inbox = self._inbox, []
         for event in inbox:
-            self._feed(event)
-        self._feed(Tick())
+            self._take(event)
+        self._feed(_TICK)
+        self.shelf.expire()
         if self._syncing:
             self._is_syncing = True
             self.clock.after(self.random.randrange(_SYNC_MAX_NS), self._synced)
@@ -138,6 +158,9 @@ class SchedulerHost:
 
     def _synced(self) -> None:
         if not self.is_alive:
+            return
+        if self.pauses.is_on:
+            self.pauses.keep(self._synced)
             return
         self._is_syncing = False
         for record in self._syncing:
@@ -150,28 +173,47 @@ class SchedulerHost:
         outgoing, self._outgoing = self._outgoing, {}
         for peer, messages in outgoing.items():
             self.network.send_down(peer, messages)
+        if self._is_stopping:
+            if self.is_alive:
+                self._end("scheduler stopped")
+            return
         due_ns = self.core.next_deadline()
-        self._alarm.set(None if due_ns is None else due_ns - _OFFSET_NS)
+        self._alarm.set(None if due_ns is None else self.host_clock.when(due_ns))
+
+    def _take(self, event: Event) -> None:
+        """An event from outside: the bytes of payloads go to the shelf, all else to the core."""
+        if type(event) is PeerMessage:
+            is_wanted = type(event.message) is not AttemptDone or self.core.wants_result(event.message)
+            answers = self.shelf.take(event.message, is_wanted=is_wanted)
+            if answers is not None:
+                for answer in answers:
+                    self._queue(event.peer, answer)
+                return
+        self.tally.messages += 1
+        self._feed(event)
 
     def _feed(self, event: Event) -> None:
         if type(event) is PeerMessage and type(event.message) is AttemptDone:
             effects = self._feed_outcome(event, event.message)
         else:
             effects = self.core.handle(self._now(), event)
-        for effect in effects:
-            self._perform(effect)
+        if effects:
+            self._perform_all(effects)
         if self.checked:
             check_scheduler(self.core.cluster)
 
-    def _perform(self, effect: Effect) -> None:
-        if isinstance(effect, Send):
-            self._note(effect)
-            self._queue(effect.peer, effect.message)
-        elif isinstance(effect, SaveLock | SaveNode | ForgetNode):
-            self._syncing.append(effect)
-        else:
-            assert isinstance(effect, DropPayload), f"the scheduler wants to stop: {effect}"
-            self.payloads.pop(effect.payload_id, None)
+    def _perform_all(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if type(effect) is Send:
+                self._note(effect)
+                self._queue(effect.peer, effect.message)
+            elif isinstance(effect, SaveLock | SaveNode | ForgetNode):
+                self._syncing.append(effect)
+            elif isinstance(effect, DropPayload):
+                self.shelf.drop(effect.payload_id)
+            else:
+                assert isinstance(effect, StopProcess), effect
+                self._is_stopping = True
 
     def _queue(self, peer: bytes, message: Message) -> None:
         self._outgoing.setdefault(peer, []).append(message)
@@ -193,8 +235,10 @@ class SchedulerHost:
         return effects
 
     def _note(self, effect: Send) -> None:
-        message, owner = effect.message, self.core.cluster.peers.get(effect.peer)
-        now_ns = self.clock.now_ns
+        message = effect.message
+        if type(message) not in _NOTED:
+            return
+        owner, now_ns = self.core.cluster.peers.get(effect.peer), self.clock.now_ns
         if type(message) is Outcome and isinstance(owner, Session):
             what = repr((message.status, message.result, message.failure))
             self.history.add(
@@ -215,3 +259,7 @@ class SchedulerHost:
             life += 1
         self._sessions[session.session_id] = (session, life)
         return life
+
+
+_NOTED = (Outcome, Dispatch, StopInstance)
+_TICK = Tick()

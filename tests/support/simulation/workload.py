@@ -15,7 +15,9 @@ from support.simulation.clock import MILLISECOND, SECOND
 
 __all__ = [
     "BEHAVIOURS",
+    "ENDLESS",
     "KEEP_ALIVE_MAX_NS",
+    "UNMOVED",
     "Work",
     "Declared",
     "Planned",
@@ -34,11 +36,19 @@ _SPECS = (
     canonical_spec(("numpy", "requests"), "3.11"),
 )
 
-BEHAVIOURS = {"ok": 70, "raise": 6, "crash": 5, "flaky": 5, "hang": 4, "stubborn": 2, "large": 4, "print": 4, "long": 3}
+BEHAVIOURS = {
+    "ok": 62, "raise": 6, "crash": 5, "flaky": 5, "hang": 4, "stubborn": 2, "large": 4, "print": 4, "long": 3,
+    "bad setup": 3, "slow setup": 2, "bulky": 3, "defiant": 2,
+}  # fmt: skip
 """What calls do, by weight. *flaky* kills its process the first time; *hang* ends only when asked to, *stubborn* not
-even then; *large* returns more than a message may hold; *long* runs longer than a silent client is waited for."""
+even then; *large* returns more than a message may hold, *bulky* is given more; *long* runs longer than a silent client
+is waited for; *bad setup* and *slow setup* do that where their function is not set up yet; *defiant* is not interrupted
+and returns something large a little after the shorter of the run timeouts."""
 
 ENDLESS = ("hang", "stubborn")
+UNMOVED = ("stubborn", "defiant")
+_DEFIANT_NS = 3_200 * MILLISECOND
+_PADDING = b"." * 100_000
 
 
 class Work(NamedTuple):
@@ -50,12 +60,12 @@ class Work(NamedTuple):
 
     def encode(self) -> bytes:
         """As bytes that travel."""
-        return f"{self.uid}|{self.behaviour}|{self.run_ns}".encode()
+        return f"{self.uid}|{self.behaviour}|{self.run_ns}|".encode() + (_PADDING if self.behaviour == "bulky" else b"")
 
     @classmethod
     def decode(cls, arguments: bytes) -> "Work":
         """From bytes that travelled."""
-        uid, behaviour, run_ns = arguments.decode().split("|")
+        uid, behaviour, run_ns, _ = arguments[:200].decode().split("|")
         return cls(uid, behaviour, int(run_ns))
 
 
@@ -66,6 +76,7 @@ class Declared(NamedTuple):
     version: bytes
     spec: bytes
     has_setup: bool
+    is_large: bool
     options: FunctionOptions
 
 
@@ -81,7 +92,7 @@ class Planned(NamedTuple):
 def result_of(work: Work, attempt: int) -> bytes:
     """What a call returns."""
     text = f"{work.uid}|{attempt}|"
-    return text.encode() + b"." * (100_000 if work.behaviour == "large" else 0)
+    return text.encode() + (_PADDING if work.behaviour in ("large", "defiant") else b"")
 
 
 def result_origin(result: bytes) -> tuple[str, int]:
@@ -122,28 +133,31 @@ def _function(random: Random, needs: _Needs) -> Declared:
     options = FunctionOptions(
         keep_alive_us=keep_alive_us,
         queue_timeout_us=random.choice((FOREVER_US, FOREVER_US, 20_000_000)),
-        startup_timeout_us=30_000_000,
+        startup_timeout_us=random.choice((30_000_000, 30_000_000, 6_000_000)),
         run_timeout_us=random.choice((3_000_000, 20_000_000)),
         overall_timeout_us=random.choice((FOREVER_US, FOREVER_US, 6_000_000, 25_000_000)),
-        retries=RetryLimits(lost_node=random.choice((3, 10)), exceptions=random.choice((0, 1)), crash=2),
+        retries=RetryLimits(
+            lost_node=random.choice((3, 10)), exceptions=random.choice((0, 1)), crash=2, out_of_memory=1
+        ),
         cpu=needs.cpu,
         memory_bytes=needs.memory_bytes,
         gpu=needs.gpu,
         env_vars=needs.env_vars,
     )
     version = hashlib.sha256(name.encode()).digest()
-    return Declared(name, version, _SPECS[needs.spec], random.random() < 0.3, options)
+    return Declared(name, version, _SPECS[needs.spec], random.random() < 0.3, random.random() < 0.15, options)
 
 
-def planned_calls(random: Random, client: str, count: int, functions_count: int, until_ns: int) -> list[Planned]:
+def planned_calls(
+    random: Random, client: str, count: int, functions_count: int, from_ns: int, until_ns: int
+) -> list[Planned]:
     """A client's calls, in the order in which it makes them: some together, some cancelled."""
-    planned, at_ns = [], random.randrange(SECOND)
-    step_ns = 2 * until_ns // count
+    planned, at_ns = [], from_ns + random.randrange(SECOND)
+    step_ns = max(1, 2 * (until_ns - from_ns) // count)
     for number in range(count):
         behaviour = random.choices(tuple(BEHAVIOURS), tuple(BEHAVIOURS.values()))[0]
         run_ns = random.choice((MILLISECOND, 20 * MILLISECOND, 200 * MILLISECOND, 1_500 * MILLISECOND))
-        if behaviour == "long":
-            run_ns = 12 * SECOND
+        run_ns = {"long": 12 * SECOND, "defiant": _DEFIANT_NS}.get(behaviour, run_ns)
         cancelled = random.random() < 0.08
         planned.append(
             Planned(

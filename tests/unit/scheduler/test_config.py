@@ -39,7 +39,7 @@ def test_the_defaults_follow_the_home_that_is_set(monkeypatch: pytest.MonkeyPatc
 
 
 def test_settings_cannot_be_changed_and_fit_together() -> None:
-    config = SchedulerConfig("ipc:///s", Path("/state"))
+    config = SchedulerConfig(("ipc:///s",), Path("/state"))
     with pytest.raises(AttributeError):
         config.core.tick_ns = 1  # type: ignore[misc]
     core = CoreConfig()

@@ -11,8 +11,12 @@ import pytest
 from keepwarm_scheduler.core.effects import ForgetNode, SaveLock, SaveNode
 from keepwarm_scheduler.core.events import SavedLock
 from keepwarm_scheduler.journal import Journal, JournalError
+from keepwarm_scheduler.security.records import ForgetCredential, KeyRecord, TokenRecord
 
 LOCK = SaveLock("default", b"k" * 32, "linux-x86_64-glibc", "3.11", b"requests==2.32 --hash=sha256:00\n")
+
+KEY = KeyRecord(b"a" * 32, "client", "team-a", "alice", 11, 12, 13, b"b" * 32, b"c" * 32, "token for-alice")
+TOKEN = TokenRecord(b"t" * 32, "client", "team-a", "for-alice", 3, 2, 21, 22, b"s" * 32, 23)
 
 SYNC_THEN_WAIT = """
 import sys
@@ -86,6 +90,38 @@ def test_nodes_are_remembered_over_a_start_that_ends_before_they_report(tmp_path
         journal = Journal(tmp_path)
         assert journal.begin_epoch().restored.nodes == ("a",)
         journal.close()
+
+
+def test_keys_and_tokens_are_read_back_as_they_were(tmp_path: Path) -> None:
+    for _ in range(2):
+        journal = Journal(tmp_path)
+        opened = journal.begin_epoch()
+        journal.sync([KEY._replace(revoked_s=0), TOKEN._replace(uses_left=3), KEY, TOKEN], opened.epoch)
+        journal.close()
+    journal = Journal(tmp_path)
+    opened = journal.begin_epoch()
+    assert (opened.keys, opened.tokens) == ((KEY,), (TOKEN,))
+    journal.sync([ForgetCredential(TOKEN.public_key), ForgetCredential(KEY.public_key)], opened.epoch)
+    journal.close()
+    journal = Journal(tmp_path)
+    opened = journal.begin_epoch()
+    journal.close()
+    assert (opened.keys, opened.tokens) == ((), ())
+
+
+@pytest.mark.parametrize("bad", [KEY._replace(public_key=b"short"), TOKEN._replace(uses_left=-1)])
+def test_a_use_of_a_token_is_burnt_with_its_key_or_not_at_all(tmp_path: Path, bad: KeyRecord | TokenRecord) -> None:
+    journal = Journal(tmp_path)
+    epoch = journal.begin_epoch().epoch
+    journal.sync([TOKEN], epoch)
+    good = TOKEN._replace(uses_left=1) if isinstance(bad, KeyRecord) else KEY
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.sync([good, bad], epoch)
+    journal.close()
+    journal = Journal(tmp_path)
+    opened = journal.begin_epoch()
+    journal.close()
+    assert (opened.keys, opened.tokens) == ((), (TOKEN,))
 
 
 def test_a_record_that_was_synced_survives_kill_9(tmp_path: Path) -> None:

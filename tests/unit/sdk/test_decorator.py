@@ -40,7 +40,7 @@ def test_bare_and_called_are_the_same() -> None:
 
 
 def test_every_option_arrives() -> None:
-    """All eight options of the docstring exist and are kept."""
+    """All nine options of the docstring exist and are kept."""
     function = isolated(
         requirements=["six"],
         python=None,
@@ -50,6 +50,7 @@ def test_every_option_arrives() -> None:
         resources=Resources(cpu=2),
         env_vars={"A": "1"},
         setup=lambda: 3,
+        priority=5,
     )(plain)
     assert function.options.keep_alive == math.inf
     assert function.options.env_vars == {"A": "1"}

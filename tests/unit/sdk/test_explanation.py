@@ -77,3 +77,13 @@ def test_a_future_of_no_call_has_neither_id_nor_explanation() -> None:
     assert future.call_id == ""
     with pytest.raises(NotImplementedError):
         future.explain()
+
+
+@pytest.mark.parametrize(
+    ("cold_code", "is_told"), [("died", True), ("evicted", True), ("expired", False), (None, False)]
+)
+def test_a_lease_that_was_not_kept_is_told_of_where_it_made_the_call_cold(cold_code: str | None, is_told: bool) -> None:
+    document = json.dumps(DOCUMENT | {"cold_code": cold_code}).encode()
+    told = explanation_of(document, "the warm process of shop:price ended early")
+    assert bool(told.early_end) == is_told
+    assert ("  the warm process of shop:price ended early" in str(told).splitlines()) == is_told

@@ -7,14 +7,24 @@ import math
 import subprocess
 import sys
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from keepwarm.errors import OptionError
-from keepwarm.options import RUNNING_PYTHON, Options, Resources, Retry, Timeouts, duration_us
+from keepwarm.options import (
+    PRIORITY_MAX,
+    PRIORITY_MIN,
+    RUNNING_PYTHON,
+    Options,
+    Resources,
+    Retry,
+    Timeouts,
+    duration_us,
+)
 from keepwarm.resources import parse_size
 from keepwarm_wire.fields import FOREVER_US
+from keepwarm_wire.messages import Submit
 from keepwarm_wire.spec import canonical_spec
 
 
@@ -51,7 +61,17 @@ def test_defaults() -> None:
     assert options.retries == Retry(3, 0, 0, 0)
     assert options.resources == Resources(1.0)
     assert options.setup is None
+    assert options.priority == 0
     assert options.differing() == {}
+
+
+def test_priorities_are_those_that_the_wire_carries() -> None:
+    """No more, no less; and a priority is no part of what a function is."""
+    [bounds] = get_type_hints(Submit, include_extras=True)["priority"].__metadata__
+    assert bounds == (PRIORITY_MIN, PRIORITY_MAX)
+    urgent = Options.of(priority=PRIORITY_MAX)
+    assert urgent.changed(priority=PRIORITY_MIN).priority == PRIORITY_MIN
+    assert urgent.spec() == Options.of().spec()
 
 
 def test_short_forms_become_full_ones() -> None:
@@ -165,6 +185,11 @@ def test_durations_on_the_wire(seconds: float | None, microseconds: int) -> None
         ({"env_vars": ["A=1"]}, "this is a mapping"),
         ({"env_vars": {"A": "x\0"}}, "none of them NUL"),
         ({"env_vars": {"A": "x" * 70_000}}, "at most 65536 characters"),
+        ({"priority": 101}, "priority=101: allowed are whole numbers from -100 to 100; higher goes first"),
+        ({"priority": -101}, "priority=-101"),
+        ({"priority": 1.0}, "priority=1.0"),
+        ({"priority": True}, "priority=True"),
+        ({"priority": "high"}, "priority='high'"),
         ({"setup": 3}, "setup=3: this is a function without parameters"),
         ({"setup": needs}, "missing a required argument: 'path'"),
         ({"setup": load_async()}, "neither async nor a generator"),

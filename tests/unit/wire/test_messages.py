@@ -23,11 +23,13 @@ GOLDEN = read_golden(GOLDEN_FOLDER / "protocol-1.json")
 
 PARTS = {
     "CallReport",
+    "DetachedEntry",
     "EnvironmentState",
     "Failure",
     "FunctionLease",
     "FunctionOptions",
     "InstanceState",
+    "KeyEntry",
     "NodeLoad",
     "Pair",
     "Phase",

@@ -51,8 +51,9 @@ def test_variables_stand_in_for_flags_and_flags_win() -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--scheduler", "tcp://host:1", "--home", "/h"], "not supported yet"),
-        (["--scheduler", "host:1", "--home", "/h"], "no address"),
+        (["--scheduler", "http://host", "--home", "/h"], "no address"),
+        (["--at", "host:0", "--home", "/h"], "no address"),
+        ([*NEEDED, "--join", "@/nowhere"], "token cannot be read"),
         (["--scheduler", "ipc://", "--home", "/h"], "no address"),
         (["--node", "../n1"], "--home DIR"),
         ([*NEEDED, "--cpu", "0"], "number of cores"),

@@ -174,16 +174,17 @@ def on_process_exited(state: AgentState, event: events.ProcessExited) -> None:
     if instance is None or instance.state is InstanceState.BUILDING:
         return
     why = _why_died(instance, event)
-    attempt = state.attempts.get(instance.attempt)
+    attempt, fatal = state.attempts.get(instance.attempt), 0
     if attempt is not None:
+        fatal = attempt.token if attempt.began or attempt.verdict is not None else 0
         _settle_dead(state, attempt, why, event)
     if instance.state is InstanceState.STOPPING:
-        instances.end(state, instance, instance.end_cause, instance.end_failure, instance.end_retryable)
+        instances.end(state, instance, instance.end_cause, instance.end_failure, instance.end_retryable, fatal)
     elif instance.state is InstanceState.STARTING:
         why = failure(failures.START_FAILED, f"{why.message[:-1]} before it was ready.", why.detail)
         instances.end(state, instance, "start_failed", why, bool(event.signal_name))
     else:
-        instances.end(state, instance, "died", why, False)
+        instances.end(state, instance, "died", why, False, fatal)
 
 
 def _proceed_with_function(state: AgentState, version: bytes) -> None:

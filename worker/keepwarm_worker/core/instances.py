@@ -209,13 +209,15 @@ def on_orphan_due(state: AgentState, instance_id: int) -> None:
         stop(state, instance, "orphan", state.config.exit_grace_ns)
 
 
-def end(state: AgentState, instance: Instance, cause: str, why: wire.Failure | None, retryable: bool) -> None:
-    """The instance is gone: forget it and say so."""
+def end(
+    state: AgentState, instance: Instance, cause: str, why: wire.Failure | None, retryable: bool, attempt: int = 0
+) -> None:
+    """The instance is gone: forget it and say so. ``attempt`` is the one that took it along."""
     change(instance, INSTANCE, InstanceState.ENDED)
     del state.instances[instance.instance_id]
     for timer in _TIMERS:
         state.timers.cancel((timer, instance.instance_id))
-    state.report(wire.InstanceEnded(instance.instance_id, cause, why, retryable))
+    state.report(wire.InstanceEnded(instance.instance_id, cause, why, retryable, attempt))
 
 
 def describe(state: AgentState, instance: Instance) -> wire.InstanceState:

@@ -10,11 +10,13 @@ __all__ = ["check"]
 
 _OWN_KINDS = {
     "no_feasible_node", "build_failed", "lock_failed", "start_failed", "node_lost", "queue_timeout", "overall_timeout",
+    "startup_timeout", "payload_not_stored", "result_not_stored",
 }  # fmt: skip
 """Failures that need no execution."""
 
+_RAISED = {"user_exception", "setup_failed"}
 _DEATHS = {"process_died", "out_of_memory", "poisoned"}
-_STATUS_OF_KIND = {"run_timeout": Status.TIMED_OUT, "startup_timeout": Status.TIMED_OUT, "cancelled": Status.CANCELLED}
+_STATUS_OF_KIND = {"run_timeout": Status.TIMED_OUT, "cancelled": Status.CANCELLED}
 
 
 def check(history: History) -> Iterator[str]:
@@ -41,7 +43,7 @@ def check(history: History) -> Iterator[str]:
 
 def _check_origin(end: Entry, cancelled: set[str], runs: dict[int, Entry], ran: dict[int, Entry]) -> Iterator[str]:
     _, _, _, uid, status, result, kind, message = end
-    if status == Status.SUCCEEDED or kind == "user_exception":
+    if status == Status.SUCCEEDED or kind in _RAISED:
         origin, attempt = result_origin(result or message.encode())
         how = "returned" if status == Status.SUCCEEDED else "raised"
         if origin != uid:

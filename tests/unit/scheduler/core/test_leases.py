@@ -22,6 +22,14 @@ def test_a_functions_shorter_term_shortens_no_others() -> None:
     assert lease.deadline_ns == 300_000
 
 
+def test_the_terms_that_run_are_told_with_what_is_left_of_them() -> None:
+    lease = Lease()
+    for function, keep_alive_us in (("over", 1), ("runs", 300), ("endless", FOREVER_US)):
+        lease.restart(function, 0, keep_alive_us)
+    assert lease.left_us(1_000) == {"runs": 299, "endless": FOREVER_US}
+    assert lease.left_us(300_000) == {"endless": FOREVER_US}
+
+
 def test_a_function_may_shorten_its_own_term() -> None:
     lease = Lease()
     lease.restart("f", 0, 300)

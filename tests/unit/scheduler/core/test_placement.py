@@ -13,7 +13,6 @@ from keepwarm_scheduler.core.placement import (
     choose,
     choose_victims,
     fits,
-    keeping_value,
     starts_wanted,
 )
 
@@ -197,15 +196,6 @@ def test_victims_suffice_and_none_could_be_left_out(
     assert suffice(victims)
     for victim in victims:
         assert not suffice([other for other in victims if other is not victim])
-
-
-def test_what_is_used_often_costs_much_and_is_small_is_worth_keeping() -> None:
-    value = keeping_value(0, 10, COLD, 256 << 20)
-    assert keeping_value(0, 11, COLD, 256 << 20) > value
-    assert keeping_value(0, 10, 2 * COLD, 256 << 20) > value
-    assert keeping_value(0, 10, COLD, 128 << 20) > value
-    assert keeping_value(1, 10, COLD, 256 << 20) > value
-    assert keeping_value(3, 0, COLD, 0) == 3
 
 
 def test_what_a_node_does_not_have_does_not_fit_unless_nothing_of_it_is_needed() -> None:

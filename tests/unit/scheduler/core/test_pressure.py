@@ -63,14 +63,12 @@ def test_of_last_copies_the_one_used_least_goes() -> None:
     driver = Driver()
     agent, client = driver.agent(memory=2 * GIB), driver.client()
     often, seldom = function(client, "often", memory_bytes=GIB), function(client, "seldom", memory_bytes=GIB)
-    for _ in range(5):
-        client.submit(often)
+    for number in [often] * 12 + [seldom] * 2:
+        client.submit(number)
         agent.complete()
-    client.submit(seldom)
-    agent.complete()
     client.submit(function(client, "new", memory_bytes=GIB))
     driver.advance(1.1)
-    assert evicted(agent) == [instance_of(driver, 5)]
+    assert evicted(agent) == [instance_of(driver, 12)]
 
 
 def test_the_clock_rises_so_that_what_was_worth_keeping_does_not_stay_for_ever() -> None:

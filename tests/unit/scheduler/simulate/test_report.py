@@ -2,7 +2,6 @@
 
 import json
 import math
-import xml.etree.ElementTree as ET
 from array import array
 
 from keepwarm_scheduler.simulate import report
@@ -58,20 +57,6 @@ def test_json_is_strict_and_has_every_field() -> None:
     document = json.loads(report.as_json([ROW, ROW._replace(keep_alive_s=math.inf)]))
     assert document["rows"][0] == ROW._asdict()
     assert document["rows"][1]["keep_alive_s"] is None
-
-
-def test_the_chart_is_a_drawing_with_a_labelled_point_for_each_row() -> None:
-    """Well-formed, and every point lies inside the frame, also when there is nothing to show."""
-    rows = [ROW, ROW._replace(keep_alive_s=300, idle_gib_mean=31.0, cold_share=0.011), ROW._replace(idle_gib_mean=0.0)]
-    for drawn in (rows, [ROW._replace(idle_gib_mean=0.0, cold_share=0.0)]):
-        root = ET.fromstring(report.as_svg(drawn))
-        circles = [each for each in root.iter() if each.tag.endswith("circle")]
-        texts = [each.text for each in root.iter() if each.tag.endswith("text")]
-        assert len(circles) == len(drawn)
-        assert {report.term_text(row.keep_alive_s) for row in drawn} <= set(texts)
-        assert all(
-            70 <= float(each.get("cx", "")) <= 600 and 50 <= float(each.get("cy", "")) <= 340 for each in circles
-        )
 
 
 def test_percentiles_are_nearest_ranks() -> None:

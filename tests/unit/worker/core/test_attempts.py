@@ -132,7 +132,7 @@ def test_a_call_that_will_not_stop_is_terminated_then_killed_with_its_instance()
     driver.welcome(known=True)
     driver.exited(1, None, "SIGKILL")
     assert driver.said(wire.AttemptDone)[0].status == wire.Status.CANCELLED
-    assert driver.said(wire.InstanceEnded)[0].cause == "killed"
+    assert driver.said(wire.InstanceEnded) == [wire.InstanceEnded(1, "killed", None, False, 10)]
 
 
 def test_a_cancel_of_what_has_not_reached_the_runner_is_instant() -> None:
@@ -182,7 +182,8 @@ def test_a_death_in_a_call_is_that_calls() -> None:
     assert done.failure == wire.Failure(
         "process_died", "The process was killed by SIGABRT.", "signal=SIGABRT\ncorrupted size"
     )
-    assert driver.said(wire.InstanceEnded)[0].cause == "died"
+    (ended,) = driver.said(wire.InstanceEnded)
+    assert (ended.cause, ended.attempt) == ("died", 10)
 
 
 def test_a_death_before_the_runner_took_the_call_refuses_it() -> None:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keepwarm_scheduler.simulate.fair_eviction import (
+from keepwarm_scheduler.core.worth import (
     FAIRNESS_MILLI,
-    HOPELESS_PERCENT,
+    HOPELESS_PERMILLE,
     USES_MAX,
     PoolWorth,
     victim_score,
@@ -49,7 +49,7 @@ def test_cost_raises_a_score_and_size_lowers_it(clock: int, worth: int, cost_ns:
 
 def test_uses_count_up_to_their_cap() -> None:
     """Beyond it, only the falling share of cold calls is left to change."""
-    pools = [pool_of(calls) for calls in (1, 3, USES_MAX, 50, 5_000)]
+    pools = [pool_of(calls) for calls in (1, 3, USES_MAX, 50, 50_000)]
     worths = [pool.worth_milli - FAIRNESS_MILLI * pool.cold_share_milli // 1_000 for pool in pools]
     assert worths == [1_000, 3_000, *[1_000 * USES_MAX] * 3]
 
@@ -71,10 +71,10 @@ def test_what_would_have_been_lost_anyway_gives_way() -> None:
     """A pool that came back far too late for its worth is hopeless; one that was just missed is not."""
     just_missed, far_off = returned(100), returned(1_000_000)
     assert just_missed.shortfall_milli == 100
-    assert far_off.worth_milli == just_missed.worth_milli * HOPELESS_PERCENT // 100 > 0
+    assert far_off.worth_milli == just_missed.worth_milli * HOPELESS_PERMILLE // 1_000 > 0
 
 
-@pytest.mark.parametrize(("cost_ns", "mebibytes", "lacking"), [(1, 1, 8_000), (1, 4, 32_000), (4, 1, 2_000)])
+@pytest.mark.parametrize(("cost_ns", "mebibytes", "lacking"), [(1, 1, 8_000), (1, 8, 128_000), (4, 1, 2_000)])
 def test_the_shortfall_is_in_worth_not_in_score(cost_ns: int, mebibytes: int, lacking: int) -> None:
     """The same lack of score is a greater lack of worth for a large process, a smaller one for a costly start."""
     pool = pool_of(1)

@@ -1,0 +1,150 @@
+"""What the processes of a node do with the calls that they are given: what the calls' arguments say.
+
+A process runs one call at a time. It is told to end a call by an interruption, which some calls do not mind.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from keepwarm_wire.fields import INLINE_BYTES_MAX
+from keepwarm_wire.messages import Failure
+from keepwarm_worker.core import effects, events
+from support.simulation.clock import MILLISECOND, SECOND
+from support.simulation.workload import ENDLESS, UNMOVED, Work, result_of
+
+if TYPE_CHECKING:
+    from support.simulation.agent_host import AgentHost
+    from support.simulation.machines import Machine
+
+__all__ = ["Process", "call", "cancel", "load"]
+
+_ENDLESS_NS = 3_600 * SECOND
+_SETUP_NS = 2 * MILLISECOND
+_SLOW_SETUP_NS = 8 * SECOND
+
+
+@dataclass(eq=False)
+class Process:
+    """A runner. ``attempt`` is what it is running; ``is_deaf`` when it does not exit when asked to."""
+
+    instance_id: int
+    host: "AgentHost"
+    is_deaf: bool
+    is_ready: bool = False
+    is_lost: bool = False
+    """It has closed its socket: nothing that it does is heard."""
+    attempt: int = 0
+    loaded: dict[str, bytes] = field(default_factory=dict)
+    set_up: dict[str, bytes] = field(default_factory=dict)
+    work: Work | None = None
+
+
+def load(machine: "Machine", effect: effects.LoadFunction) -> None:
+    """The process is given a function; a large one is on the node's disk by now."""
+    process = machine.processes.get(effect.instance_id)
+    if process is not None:
+        body = effect.body
+        assert isinstance(body, bytes) or machine.payloads.get(body.payload_id) is not None, f"{effect} without bytes"
+        process.loaded[effect.name] = effect.version
+
+
+def call(machine: "Machine", effect: effects.StartCall) -> None:
+    """The process is given a call."""
+    process = machine.processes.get(effect.instance_id)
+    if process is None or process.is_lost:
+        return
+    assert process.loaded.get(effect.name) == effect.version, f"{effect} without its function"
+    if machine.happens(machine.trouble.load, "process dies before it takes a call"):
+        machine.later(1, MILLISECOND, lambda _: machine.exit(process, None, "SIGSEGV"))
+        return
+    arguments = effect.arguments
+    data = arguments if isinstance(arguments, bytes) else machine.payloads.get(arguments.payload_id)
+    assert data is not None, f"{effect} without its arguments"
+    work, token = Work.decode(data), effect.attempt
+    keep_alive_us = process.host.core.state.attempts[token].command.keep_alive_us
+    machine.history.add(
+        machine.clock.now_ns, "run", machine.node, effect.instance_id, token, work.uid, effect.name, keep_alive_us,
+        process.attempt,
+    )  # fmt: skip
+    process.attempt, process.work = token, work
+    needs_setup = process.set_up.get(effect.name) != effect.version
+    is_rude = machine.happens(machine.trouble.rude, "runner says too little")
+    begun_ns = MILLISECOND
+    if not is_rude or needs_setup:
+        _say(machine, process, token, begun_ns, events.RunnerStarted(effect.instance_id, token, needs_setup))
+    if needs_setup:
+        begun_ns += _SLOW_SETUP_NS if work.behaviour == "slow setup" else _SETUP_NS
+        if work.behaviour == "bad setup":
+            machine.clock.after(begun_ns, lambda: _fail_setup(machine, process, token))
+            return
+        machine.clock.after(begun_ns, lambda: _set_up(machine, process, effect, is_rude=is_rude))
+    if work.behaviour == "print":
+        printed = events.RunnerOutput(effect.instance_id, 1, b"printed")
+        _say(machine, process, token, begun_ns + MILLISECOND, printed)
+    run_ns = _ENDLESS_NS if work.behaviour in ENDLESS else work.run_ns
+    machine.clock.after(begun_ns + 2 * MILLISECOND + run_ns, lambda: _end(machine, process, token))
+
+
+def cancel(machine: "Machine", effect: effects.CancelCall) -> None:
+    """The process's call is interrupted."""
+    process = machine.processes.get(effect.instance_id)
+    if process is None or process.work is None or process.work.behaviour in UNMOVED:
+        return
+
+    def interrupt(_: "AgentHost") -> None:
+        if _is_running(machine, process, effect.attempt):
+            _answer(machine, process, b"", Failure("cancelled", "interrupted"))
+
+    machine.later(MILLISECOND, 100 * MILLISECOND, interrupt)
+
+
+def _is_running(machine: "Machine", process: Process, token: int) -> bool:
+    return process.attempt == token and machine.processes.get(process.instance_id) is process
+
+
+def _say(machine: "Machine", process: Process, token: int, delay_ns: int, event: events.Event) -> None:
+    def say() -> None:
+        if process.attempt == token and not process.is_lost:
+            process.host.feed(event)
+
+    machine.clock.after(delay_ns, say)
+
+
+def _set_up(machine: "Machine", process: Process, effect: effects.StartCall, *, is_rude: bool) -> None:
+    if _is_running(machine, process, effect.attempt):
+        process.set_up[effect.name] = effect.version
+        if not is_rude and not process.is_lost:
+            process.host.feed(events.RunnerSetupDone(process.instance_id, effect.attempt))
+
+
+def _fail_setup(machine: "Machine", process: Process, token: int) -> None:
+    if _is_running(machine, process, token):
+        assert process.work is not None
+        _answer(machine, process, b"", Failure("setup_failed", f"{process.work.uid}|{token}|"))
+
+
+def _end(machine: "Machine", process: Process, token: int) -> None:
+    if not _is_running(machine, process, token):
+        return
+    assert process.work is not None
+    work = process.work
+    if work.behaviour == "crash" or (work.behaviour == "flaky" and work.uid not in machine.crashed):
+        machine.crashed[work.uid] = None
+        machine.exit(process, None, "SIGSEGV")
+    elif work.behaviour == "raise":
+        _answer(machine, process, b"", Failure("user_exception", f"{work.uid}|{token}|"))
+    else:
+        _answer(machine, process, result_of(work, token), None)
+
+
+def _answer(machine: "Machine", process: Process, result: bytes, failure: Failure | None) -> None:
+    if process.is_lost:
+        return
+    token, process.attempt = process.attempt, 0
+    how = "returned" if failure is None else "raised"
+    machine.history.add(machine.clock.now_ns, "ran", machine.node, process.instance_id, token, how)
+    spooled: bytes | events.SpooledResult = result
+    if len(result) > INLINE_BYTES_MAX:
+        machine.results[token] = result
+        spooled = events.SpooledResult(len(result))
+    process.host.feed(events.RunnerResult(process.instance_id, token, spooled, failure, 0, 1000))

@@ -1,0 +1,117 @@
+"""The scheduler's payloads: large arguments, functions and results, as the daemon keeps them, in memory.
+
+Clients hand theirs over in credited chunks. Agents, whose transfers are not simulated, take theirs and put results
+here directly. It is emptied when the scheduler starts: clients and agents hand over again what is unanswered. What no
+message refers to for too long was left by a peer that is gone, and is dropped.
+"""
+
+from keepwarm_wire.messages import (
+    AttemptDone,
+    DeclareFunction,
+    Failure,
+    Message,
+    PayloadChunk,
+    PayloadCredit,
+    PayloadOffer,
+    PayloadRefused,
+    PayloadStored,
+    Reference,
+    Submit,
+)
+from support.simulation.clock import SECOND, Clock
+
+__all__ = ["Shelf"]
+
+_FIELDS: dict[type, str] = {Submit: "arguments", DeclareFunction: "body", AttemptDone: "result"}
+"""Messages that may refer to a payload, and where they do."""
+
+
+UNCLAIMED_NS = 20 * SECOND
+
+
+class Shelf:
+    """Payloads by id, those that are here and those that arrive."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._stored: dict[bytes, bytes] = {}
+        self._arriving: dict[bytes, tuple[PayloadOffer, bytearray]] = {}
+        self._unclaimed_ns: dict[bytes, int] = {}
+
+    def ids(self) -> list[bytes]:
+        """What is here or arrives."""
+        return [*self._stored, *self._arriving]
+
+    def clear(self) -> None:
+        """A scheduler starts with none."""
+        self._stored.clear()
+        self._arriving.clear()
+        self._unclaimed_ns.clear()
+
+    def get(self, payload_id: bytes) -> bytes | None:
+        """The bytes, if they are here."""
+        return self._stored.get(payload_id)
+
+    def put(self, payload_id: bytes, data: bytes) -> None:
+        """An agent hands a result over."""
+        self._stored[payload_id] = data
+        self._unclaimed_ns[payload_id] = self._clock.now_ns
+
+    def drop(self, payload_id: bytes) -> None:
+        """No call needs these bytes any more."""
+        for records in (self._stored, self._arriving, self._unclaimed_ns):
+            records.pop(payload_id, None)
+
+    def expire(self) -> None:
+        """Drop what nobody has claimed for too long."""
+        if self._unclaimed_ns:
+            limit_ns = self._clock.now_ns - UNCLAIMED_NS
+            for payload_id in [each for each, touched_ns in self._unclaimed_ns.items() if touched_ns <= limit_ns]:
+                self.drop(payload_id)
+
+    def take(self, message: Message, *, is_wanted: bool) -> list[Message] | None:
+        """Answer a message about payloads; None for any other, which is the core's.
+
+        One that refers to bytes which are not here is not for the core yet, if it ``is_wanted`` at all.
+        """
+        kind = type(message)
+        if kind is PayloadOffer:
+            return [self._offered(message)]
+        if kind is PayloadChunk:
+            return self._arrived(message)
+        if kind is PayloadCredit:
+            data = self._stored.get(message.payload_id)
+            if data is None:
+                return [_refusal(message.payload_id)]
+            return [PayloadChunk(message.payload_id, message.received, data[message.received : message.limit])]
+        field = _FIELDS.get(kind)
+        payload = b"" if field is None else getattr(message, field)
+        if type(payload) is not Reference:
+            return None
+        if payload.payload_id in self._stored:
+            self._unclaimed_ns.pop(payload.payload_id, None)
+            return None
+        return [_refusal(payload.payload_id)] if is_wanted else None
+
+    def _offered(self, offer: PayloadOffer) -> Message:
+        if offer.payload_id in self._stored:
+            return PayloadStored(offer.payload_id)
+        self._unclaimed_ns[offer.payload_id] = self._clock.now_ns
+        _, data = self._arriving.setdefault(offer.payload_id, (offer, bytearray()))
+        return PayloadCredit(offer.payload_id, len(data), offer.size)
+
+    def _arrived(self, chunk: PayloadChunk) -> list[Message]:
+        offer, data = self._arriving.get(chunk.payload_id, (None, bytearray()))
+        if offer is None or chunk.offset != len(data):
+            return []
+        data += chunk.data
+        self._unclaimed_ns[chunk.payload_id] = self._clock.now_ns
+        if len(data) < offer.size:
+            return []
+        del self._arriving[chunk.payload_id]
+        self._stored[chunk.payload_id] = bytes(data)
+        return [PayloadStored(chunk.payload_id)]
+
+
+def _refusal(payload_id: bytes) -> PayloadRefused:
+    return PayloadRefused(payload_id, Failure("payload_refused", "The payload was not taken: it is not here."))
