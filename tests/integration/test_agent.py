@@ -317,8 +317,8 @@ def test_a_home_belongs_to_one_agent(home: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--scheduler", "tcp://10.0.0.1:7777"), "not supported yet"),
-        (("--scheduler", "10.0.0.1"), "no address"),
+        (("--scheduler", "http://10.0.0.1"), "no address"),
+        (("--join", "@/nowhere"), "cannot be read"),
         (("--cpu", "0"), "number of cores"),
     ],
 )

@@ -12,8 +12,13 @@ from support.hosts.network import Hosts
 from support.hosts.probes import ECHO_PORT, answers, echo, start_echo
 
 DELAY_S = 0.1
-LATE_S = 0.15
-"""By how much a busy machine may be late."""
+LATE_S = 0.1
+"""By how much the quickest of a few echoes may be late on a busy machine."""
+
+BUSY_S = 1.0
+"""By how much a single one may."""
+
+TIMES = 5
 
 
 @pytest.fixture
@@ -63,27 +68,27 @@ def test_everything_passes_unchanged(connection: socket.socket, link: SlowLink) 
 def test_a_delay_comes_twice_in_a_round_trip(connection: socket.socket, link: SlowLink) -> None:
     """And is gone when undone."""
     with link.delay(DELAY_S):
-        assert 2 * DELAY_S <= seconds_of(connection, b"x") < 2 * DELAY_S + LATE_S
-    assert seconds_of(connection, b"x") < LATE_S
+        assert 2 * DELAY_S <= min(seconds_of(connection, b"x") for _ in range(TIMES)) < 2 * DELAY_S + LATE_S
+    assert min(seconds_of(connection, b"x") for _ in range(TIMES)) < LATE_S
 
 
 def test_delayed_bytes_overlap(connection: socket.socket, link: SlowLink) -> None:
-    """Ten pieces sent at once are together as late as one: the link is long, not narrow."""
+    """Twenty pieces sent at once are together as late as one: the link is long, not narrow."""
     with link.delay(DELAY_S):
         begun_s = time.monotonic()
-        for _ in range(10):
+        for _ in range(20):
             connection.sendall(b"0123456789")
         received = b""
-        while len(received) < 100:
-            received += connection.recv(100)
-        assert time.monotonic() - begun_s < 2 * DELAY_S + LATE_S
+        while len(received) < 200:
+            received += connection.recv(200)
+        assert 2 * DELAY_S <= time.monotonic() - begun_s < 2 * DELAY_S + BUSY_S
 
 
 def test_a_narrow_link_takes_the_time_that_its_bytes_need(connection: socket.socket, link: SlowLink) -> None:
     """There and back, the first and the last piece apart."""
     with link.narrow(200_000):
         took_s = seconds_of(connection, bytes(60_000))
-        assert 0.3 <= took_s < 0.6 + 2 * LATE_S
+        assert 0.3 <= took_s < 0.6 + BUSY_S
 
 
 @pytest.mark.parametrize("direction", Direction)

@@ -3,6 +3,7 @@
 As ``test_lease_contract``, of which this is the second half.
 """
 
+import gc
 import sys
 import time
 from types import FrameType
@@ -256,11 +257,13 @@ def lines_run(action: Any) -> int:
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # what others have hung onto the collector is Python too
     sys.settrace(trace)
     try:
         action()
     finally:
         sys.settrace(before)
+        gc.enable()
     return count
 
 

@@ -1,5 +1,6 @@
 """The campaign: every scenario's seeds, run once over all processors for all tests that look at it."""
 
+import faulthandler
 import os
 
 import pytest
@@ -14,6 +15,7 @@ _REPORT = pytest.StashKey[Report]()
 @pytest.fixture(scope="session")
 def campaign(request: pytest.FixtureRequest) -> Report:
     """What came of the seeds of this tier: of all scenarios, or of those that the chosen tests name."""
+    faulthandler.cancel_dump_traceback_later()  # this takes minutes, and is not stuck
     seeds = seeds_of(tier_of(os.environ), _wanted(request.session.items))
     report = request.config.stash[_REPORT] = run_campaign(seeds)
     return report

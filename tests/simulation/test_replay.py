@@ -35,6 +35,12 @@ def test_looking_at_invariants_changes_nothing() -> None:
     assert simulate("everything", 2, checked=True).digest == simulate("everything", 2).digest
 
 
+def test_frames_that_are_bytes_change_nothing() -> None:
+    """Most runs pass the messages themselves on, to save time: they are the runs that bytes would make."""
+    for scenario in ("everything", "trouble"):
+        assert simulate(scenario, 2, encoded=True).digest == simulate(scenario, 2, encoded=False).digest
+
+
 def test_seeds_differ() -> None:
     """Else the others would prove nothing."""
     assert simulate("everything", 1).digest != simulate("everything", 2).digest

@@ -78,7 +78,7 @@ def _carry_out(cluster: Cluster, plan: _Plan, call: Call) -> None:
         cluster.clock = max(cluster.clock, victim.value)
         if victim.spare == 0:
             instance.pool.worth.evicted(victim.value)
-        stop(cluster, instance, "evicted")
+        stop(cluster, instance, "evicted", call)
 
 
 def _coming_free(node: Node) -> tuple[int, int]:

@@ -4,11 +4,18 @@
 imports inside. Its file is on the disk that all hosts share.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = ["execute", "origin"]
 
 
-def execute(file: str, call: str, run_s: float = 0.0, raises: bool = False) -> str:
-    """Run for a while as this call; the result, or the text of the exception, says which execution made it.
+def execute(file: str, call: str, work: Callable[[], object] | None = None, raises: bool = False) -> str:
+    """Do the work as this call; the result, or the text of the exception, says which execution made it.
 
     Noted are the place, a number that hosts know themselves by, and an execution number that nothing else has. An
     execution that is killed has a beginning and no end.
@@ -26,7 +33,8 @@ def execute(file: str, call: str, run_s: float = 0.0, raises: bool = False) -> s
             os.write(descriptor, (json.dumps([time.time_ns(), kind, *fields]) + "\n").encode())
 
         note("run", os.stat("/proc/self/ns/net").st_ino, call, execution)  # noqa: PTH116  # cheaper to import
-        time.sleep(run_s)
+        if work is not None:
+            work()
         note("ran", call, execution, "raised" if raises else "returned")
     finally:
         os.close(descriptor)
@@ -35,7 +43,7 @@ def execute(file: str, call: str, run_s: float = 0.0, raises: bool = False) -> s
     return f"{call}|{execution}"
 
 
-def origin(value: str) -> "tuple[str, int]":
+def origin(value: str) -> tuple[str, int]:
     """The call and the execution that made a value. Raises ``ValueError`` for one that none made."""
     call, bar, execution = value.rpartition("|")
     if not bar:

@@ -87,9 +87,13 @@ def replay_command(scenario: str, seed: int) -> str:
     return f"PYTHONPATH=tests python -m support.simulation --seed {seed} --scenario {scenario} --trace"
 
 
-def simulate(scenario: str, seed: int, *, checked: bool = False) -> Run:
-    """Run one seed of a scenario. With ``checked`` the cores' own invariants are checked after every event."""
-    cluster = Cluster(SCENARIOS[scenario], scenario, seed, checked=checked)
+def simulate(scenario: str, seed: int, *, checked: bool = False, encoded: bool | None = None) -> Run:
+    """Run one seed of a scenario. With ``checked`` the cores' own invariants are checked after every event.
+
+    ``encoded`` says whether frames are bytes on the network; the seed decides that if nobody else does.
+    """
+    is_encoding = seed % ENCODED_EVERY == 0 if encoded is None else encoded
+    cluster = Cluster(SCENARIOS[scenario], scenario, seed, checked=checked, is_encoding=is_encoding)
     violations: list[str] = []
     try:
         cluster.run()
@@ -105,14 +109,12 @@ def simulate(scenario: str, seed: int, *, checked: bool = False) -> Run:
 class Cluster:
     """All processes and machines of one run, what connects them, and what happens to them."""
 
-    def __init__(self, scenario: Scenario, name: str, seed: int, *, checked: bool) -> None:
+    def __init__(self, scenario: Scenario, name: str, seed: int, *, checked: bool, is_encoding: bool) -> None:
         self.scenario, self.checked = scenario, checked
         self.random = Random(f"{name}:{seed}")
         self.is_watched = seed % WATCHED_EVERY == 0
         self.clock, self.history, self.tally = Clock(), History(), Tally()
-        self.network = Network(
-            self.clock, Random(self.random.random()), self.tally, scenario.rates, seed % ENCODED_EVERY == 0
-        )
+        self.network = Network(self.clock, Random(self.random.random()), self.tally, scenario.rates, is_encoding)
         self.journal, self.shelf = Journal(), Shelf(self.clock)
         crashed: dict[str, None] = {}
         self.machines = [self._new_machine(number, crashed) for number in range(scenario.agents)]

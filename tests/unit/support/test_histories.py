@@ -273,7 +273,7 @@ def test_what_programs_note_is_read_in_order_of_time(tmp_path: Path) -> None:
 def test_a_writer_that_is_killed_leaves_whole_lines(tmp_path: Path) -> None:
     """An execution without an end; a last line that is cut off does not count, any other that is wrong is an error."""
     file = tmp_path / f"executions{SUFFIX}"
-    program = f"from support.histories.executing import execute; execute({str(file)!r}, 'c.1', 600)"
+    program = f"from support.histories.executing import *; import time; execute({str(file)!r}, 'c.1', lambda: time.sleep(600))"
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     with subprocess.Popen([sys.executable, "-c", program], env=environment) as process:
         while not file.exists() or not file.read_text():
