@@ -13,6 +13,7 @@ from keepwarm_scheduler.config import (
     default_state,
     parse_size,
 )
+from keepwarm_scheduler.security.unpickling import forbid_unpickling
 from keepwarm_wire.addresses import is_remote, parse_address
 from keepwarm_wire.key_files import KeyFileError, has_key_store
 
@@ -68,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    forbid_unpickling()
     from keepwarm_scheduler.daemon import BindError, Daemon
     from keepwarm_scheduler.journal import JournalError
 

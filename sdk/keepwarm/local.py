@@ -23,6 +23,7 @@ from keepwarm.errors import ClusterStartError
 from keepwarm_wire.version import PROTOCOL_MAX
 
 __all__ = [
+    "accepts",
     "address_from_environment",
     "await_end",
     "end_of_log",
@@ -80,7 +81,7 @@ def find() -> str | None:
     if not path.parent.exists():
         return None
     _private_directory(path.parent, forbidden_mode=0o077)
-    return f"ipc://{path}" if _accepts(path) else None
+    return f"ipc://{path}" if accepts(path) else None
 
 
 def has_agent() -> bool:
@@ -92,7 +93,7 @@ def await_end(timeout_s: float) -> bool:
     """Wait for a local cluster that was told to stop; false if it is still there after ``timeout_s``."""
     path = socket_path(home())
     end_s = time.monotonic() + timeout_s
-    while _accepts(path) or _agent_runs(path):
+    while accepts(path) or _agent_runs(path):
         if time.monotonic() >= end_s:
             return False
         time.sleep(LONGEST_PAUSE_S)
@@ -112,13 +113,14 @@ def find_or_start() -> str:
     home_directory = home()
     path = socket_path(home_directory)
     _private_directory(path.parent, forbidden_mode=0o077)
-    if not (_accepts(path) and _agent_runs(path)):
+    if not (accepts(path) and _agent_runs(path)):
         with _start_lock(path.parent / "start.lock"):
             _start(home_directory, path)
     return f"ipc://{path}"
 
 
-def _accepts(path: Path) -> bool:
+def accepts(path: Path) -> bool:
+    """Whether somebody listens on a socket. Raises ``ClusterStartError`` when that cannot be said."""
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
         try:
             probe.connect(os.fspath(path))
@@ -179,7 +181,7 @@ def commands(home_directory: Path, path: Path) -> dict[str, list[str]]:
 
 def _start(home_directory: Path, path: Path) -> None:
     """Start what is missing: both processes, or the one that was lost."""
-    is_alive = {"scheduler": _accepts(path), "agent": _agent_runs(path)}
+    is_alive = {"scheduler": accepts(path), "agent": _agent_runs(path)}
     missing = {name: command for name, command in commands(home_directory, path).items() if not is_alive[name]}
     if not missing:
         return
@@ -235,7 +237,7 @@ def _await_start(path: Path, process_ids: dict[str, int], logs: Path) -> None:
         dead = [name for name, process_id in process_ids.items() if not _runs(process_id)]
         if dead:
             raise ClusterStartError(f"the local {dead[0]} ended as it started.{_quote(logs / f'{dead[0]}.log')}")
-        if _accepts(path):
+        if accepts(path):
             return
         if time.monotonic() >= end_s:
             raise ClusterStartError(

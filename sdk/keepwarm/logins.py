@@ -14,7 +14,17 @@ from keepwarm_wire.addresses import is_remote, parse_addresses
 from keepwarm_wire.credentials import CredentialError
 from keepwarm_wire.key_files import ADMIN_KEY_FILE, StoredKey, has_key_store, read_key
 
-__all__ = ["admin_key_path", "cluster_home", "cluster_socket", "key_file", "key_for", "key_path", "key_store", "parse"]
+__all__ = [
+    "is_serving_here",
+    "admin_key_path",
+    "cluster_home",
+    "cluster_socket",
+    "key_file",
+    "key_for",
+    "key_path",
+    "key_store",
+    "parse",
+]
 
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9.-]")
 
@@ -35,6 +45,12 @@ def cluster_home() -> Path:
 def cluster_socket() -> str:
     """The local socket of a scheduler that was started by hand."""
     return f"ipc://{cluster_home() / 'scheduler.sock'}"
+
+
+def is_serving_here() -> bool:
+    """Whether a scheduler that was started by hand serves this home."""
+    path = cluster_home() / "scheduler.sock"
+    return path.exists() and local.accepts(path)
 
 
 def key_store() -> Path:

@@ -111,7 +111,7 @@ class DetachedAccepted(NamedTuple):
 class DetachedRefused(NamedTuple):
     """What was asked about this call is not done, and why.
 
-    ``code`` is *key_conflict*, *id_conflict*, *results_full*, *too_many* or *payload_lost* for a call that was not
+    ``code`` is *key_conflict*, *id_conflict*, *results_full* or *too_many* for a call that was not
     accepted; *unknown* or *expired* for one that was asked for.
     """
 

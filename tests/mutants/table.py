@@ -132,7 +132,8 @@ _PINS_AND_ENDS = {
             Edit(
                 _PRESSURE,
                 "        if instance.state is InstanceState.IDLE:\n            if instance.pool.starting",
-                "        if instance.state in (InstanceState.IDLE, InstanceState.BUSY):\n            if instance.pool.starting",
+                "        if instance.state in (InstanceState.IDLE, InstanceState.BUSY):\n"
+                "            if instance.pool.starting",
             ),
         ),
         (_CONTRACT + "05_no_deadline", _CONTRACT + "11_evicted"),

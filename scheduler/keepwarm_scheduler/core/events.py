@@ -2,9 +2,23 @@
 
 from typing import NamedTuple
 
-from keepwarm_wire.messages import Message
+from keepwarm_wire.messages import DeclareFunction, Message, Payload
 
-__all__ = ["Event", "PeerLost", "PeerMessage", "Principal", "Restored", "SavedLock", "Tick"]
+__all__ = [
+    "Event",
+    "NO_DETACHED",
+    "PeerLost",
+    "PeerMessage",
+    "Principal",
+    "Restored",
+    "SavedCall",
+    "SavedDetached",
+    "SavedEnd",
+    "SavedFunction",
+    "SavedKey",
+    "SavedLock",
+    "Tick",
+]
 
 
 class Principal(NamedTuple):
@@ -47,11 +61,94 @@ class SavedLock(NamedTuple):
     lock: bytes
 
 
+class SavedFunction(NamedTuple):
+    """A function that unfinished detached calls are made of."""
+
+    function_id: int
+    namespace: str
+    declaration: DeclareFunction
+
+
+class SavedCall(NamedTuple):
+    """An unfinished detached call. Its arguments stay on disk, unless they are a reference, which is here.
+
+    What is left of its timeouts counts from now, and is never more than at first.
+    """
+
+    number: int
+    call_id: bytes
+    namespace: str
+    function_id: int
+    function: str
+    priority: int
+    key: str
+    label: str
+    result_ttl_us: int
+    age_us: int
+    queue_left_us: int
+    overall_left_us: int
+    cancel_reason: str
+    attempts: int
+    lost_nodes: int
+    exceptions: int
+    crashes: int
+    out_of_memory: int
+    arguments_bytes: int
+    arguments: Payload
+
+
+class SavedEnd(NamedTuple):
+    """A finished detached call, whose outcome is on disk. ``result_id`` is empty when the result is inline."""
+
+    number: int
+    call_id: bytes
+    namespace: str
+    function: str
+    key: str
+    label: str
+    age_us: int
+    attempts: int
+    status: int
+    kind: str
+    node: str
+    ended_us: int
+    left_us: int
+    result_bytes: int
+    result_id: bytes
+
+
+class SavedKey(NamedTuple):
+    """A key and the call that it stands for."""
+
+    namespace: str
+    key: str
+    call_id: bytes
+    digest: bytes
+    left_us: int
+
+
+class SavedDetached(NamedTuple):
+    """All that is known of detached calls; calls and ends in the order of their numbers, tombstones by age."""
+
+    functions: tuple[SavedFunction, ...] = ()
+    calls: tuple[SavedCall, ...] = ()
+    ends: tuple[SavedEnd, ...] = ()
+    keys: tuple[SavedKey, ...] = ()
+    tombstones: tuple[tuple[bytes, str, int], ...] = ()
+    """Call id, namespace, and how long it is remembered from now."""
+    dispatched: tuple[tuple[bytes, int, int], ...] = ()
+    """Session, number and remembrance of calls that may have run and must not run twice."""
+
+
+NO_DETACHED = SavedDetached()
+
+
 class Restored(NamedTuple):
-    """What an earlier run left on disk: locks, and the names of the nodes that may still hold its attempts."""
+    """What an earlier run left on disk: locks, the nodes that may still hold its attempts, detached calls."""
 
     locks: tuple[SavedLock, ...]
     nodes: tuple[str, ...]
+    detached: SavedDetached = NO_DETACHED
 
 
 Event = PeerMessage | PeerLost | Tick | Restored

@@ -189,12 +189,15 @@ def doctor(address: AddressOption = None) -> None:
 
 
 def _address(given: str | None) -> str | None:
-    """The address that was given, else that of the local cluster if one runs. Starts nothing."""
+    """The address that was given, else that of the local cluster, or of a scheduler started here by hand, if one runs.
+
+    Starts nothing.
+    """
     if given:
         return given
-    from keepwarm import local
+    from keepwarm import local, logins
 
-    return local.find()
+    return local.find() or (logins.cluster_socket() if logins.is_serving_here() else None)
 
 
 def _address_quietly(given: str | None) -> str | None:

@@ -6,6 +6,7 @@ with both ends already inside, and the bridge that joins them lies in a namespac
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from support.waiting import until
 __all__ = [
     "BRIDGE",
     "CARD",
+    "alone",
     "entered",
     "is_in",
     "join",
@@ -130,6 +132,18 @@ def kill_all(processes: Callable[[], list[int]]) -> None:
         return not running
 
     until(nothing_runs, _KILL_S)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let one process at a time do what follows, of all that use hosts on this machine."""
+    _FOLDER.mkdir(mode=0o755, exist_ok=True)
+    folder = os.open(_FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 @contextmanager

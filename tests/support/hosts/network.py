@@ -12,7 +12,7 @@ from types import TracebackType
 from support.hosts.host import Host
 from support.hosts.memory import group_folder, groups_that_exist, remove_folder
 from support.hosts.mounts import unmount_all
-from support.hosts.namespaces import join, kill_all, path_of, processes_below, remove
+from support.hosts.namespaces import alone, join, kill_all, path_of, processes_below, remove
 from support.hosts.owned_names import OwnedName, new_name
 from support.hosts.requirements import require_programs
 
@@ -93,6 +93,11 @@ class Hosts:
 
 def remove_leftovers() -> list[str]:
     """Remove what killed runs have left: processes, namespaces, mounts, cgroups, folders. Returns their names."""
+    with alone():
+        return _remove_leftovers()
+
+
+def _remove_leftovers() -> list[str]:
     names = [*_names_below(_PARENT), *_names_below(path_of("")), *groups_that_exist()]
     owners = {owned for name in names if (owned := OwnedName.parse(name)) is not None and owned.is_left_over}
     for owned in sorted(owners):

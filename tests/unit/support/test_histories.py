@@ -18,6 +18,7 @@ from support.histories.recorder import SUFFIX, ClientRecorder, Recorder
 from support.simulation.clock import SECOND
 from support.simulation.history import History
 
+HANG = "lambda: time.sleep(600)"
 TESTS = Path(__file__).parents[2]
 
 GOOD: tuple[tuple[Any, ...], ...] = (
@@ -273,7 +274,7 @@ def test_what_programs_note_is_read_in_order_of_time(tmp_path: Path) -> None:
 def test_a_writer_that_is_killed_leaves_whole_lines(tmp_path: Path) -> None:
     """An execution without an end; a last line that is cut off does not count, any other that is wrong is an error."""
     file = tmp_path / f"executions{SUFFIX}"
-    program = f"from support.histories.executing import *; import time; execute({str(file)!r}, 'c.1', lambda: time.sleep(600))"
+    program = f"import time; from support.histories.executing import *; execute({str(file)!r}, 'c.1', {HANG})"
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     with subprocess.Popen([sys.executable, "-c", program], env=environment) as process:
         while not file.exists() or not file.read_text():
