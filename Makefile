@@ -5,7 +5,7 @@ RUN := .venv/bin
 PACKAGES := sdk scheduler worker
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check lint format types unit layers simulation integration long bench clean
+.PHONY: help install demo test check lint format types unit layers simulation integration multihost long bench clean
 
 help:
 	@echo "make demo         run two functions, cold and warm, and watch a lease count down"
@@ -13,6 +13,7 @@ help:
 	@echo "make check        lint, types, unit and property tests (under 3 minutes)"
 	@echo "make simulation   the whole cluster, simulated under faults; and proof that the tests would notice"
 	@echo "make integration  real processes, real uv (needs a package index)"
+	@echo "make multihost    clusters of hosts made of network namespaces, and what befalls them (as root)"
 	@echo "make long         everything that is too long for every push"
 	@echo "make bench        the figures of docs/explanation/performance.md"
 	@echo "make format       rewrite the sources in the project's format"
@@ -30,7 +31,7 @@ install: .venv/installed
 demo: install
 	$(RUN)/keepwarm demo
 
-test: check simulation integration
+test: check simulation integration multihost
 
 check: lint types unit
 
@@ -49,6 +50,9 @@ simulation: install
 
 integration: install
 	$(RUN)/pytest -q tests/integration tests/docs
+
+multihost: install
+	$(RUN)/pytest -q tests/multihost tests/chaos
 
 long: install
 	KEEPWARM_TIER=long $(RUN)/pytest -q tests
