@@ -6,7 +6,7 @@ on every instance. So 10,000 nodes hold 5,000 environments, 100,000 instances an
 
 * warm calls: what ``handle`` takes for a ``Submit`` (the decision: which instance, and why), for the ``AttemptDone``
   (which renews the lease) and for the call's share of a ``Received``. Once among 50 environments that are in use, the
-  others being idle, and once scattered over all, so that what a call needs is seldom in the processor's cache;
+  others being idle, and once scattered over all, so that what a call needs is not in the processor's cache;
 * cold calls: a ``Submit`` for which a node has to be chosen, its environment on disk somewhere, or not resolved yet;
 * a node's heartbeat, with all its instances and their leases; expiries, by ``Tick``;
 * the timing wheel alone, with as many entries as there are leases, in the order of their keys and in random order;
@@ -81,13 +81,15 @@ ROWS = (
     Row("busy_p50_us", "warm call among 50 environments, median, us", is_flat=True),
     Row("busy_p99_us", "    99th percentile, us", is_flat=True),
     Row("busy_per_s", "    calls per second", 0, is_flat=True),
+    Row("busy_decision_p50_us", "    its decision alone (Submit), median, us", is_flat=True),
+    Row("busy_decision_p99_us", "    99th percentile, us", is_flat=True),
+    Row("busy_decision_per_s", "    decisions per second", 0, is_flat=True),
     Row("call_p50_us", "warm call scattered over all, median, us", is_flat=True),
-    Row("call_p99_us", "    99th percentile, us", is_flat=True),
+    Row("call_p99_us", "    99th percentile, us"),
     Row("call_max_us", "    longest, us", 0),
     Row("call_per_s", "    calls per second", 0, is_flat=True),
-    Row("decision_p50_us", "    its decision alone (Submit), median, us", is_flat=True),
-    Row("decision_p99_us", "    99th percentile, us", is_flat=True),
-    Row("decision_per_s", "    decisions per second", 0, is_flat=True),
+    Row("call_decision_p50_us", "    its decision alone (Submit), median, us"),
+    Row("call_decision_per_s", "    decisions per second", 0),
     Row("built_p50_us", "cold, environment on disk, median, us", is_flat=True),
     Row("new_p50_us", "cold, environment new, median, us", is_flat=True),
     Row("beat_p50_us", "a node's heartbeat, median, us", is_flat=True),
@@ -301,7 +303,7 @@ def warm_calls(cluster: Cluster, calls: int, environments: int, name: str = "cal
     gc_percent = 100 * sum(pause_ns for _, pause_ns in pauses) / whole_ns
     gc_young_us = max((pause_ns for age, pause_ns in pauses if age < 2), default=0) / 1e3
     collector = {"gc_percent": gc_percent, "gc_young_max_us": gc_young_us}
-    return figures("decision", submits, submits_ns) | figures(name, whole, whole_ns) | collector
+    return figures(f"{name}_decision", submits, submits_ns) | figures(name, whole, whole_ns) | collector
 
 
 def timed(

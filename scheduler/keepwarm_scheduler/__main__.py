@@ -5,6 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
+from keepwarm_scheduler.collector import quieten
 from keepwarm_scheduler.config import (
     CoreConfig,
     SchedulerConfig,
@@ -92,6 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if not options.local:
         sys.stderr.write(_welcome(config))
+    quieten()
     daemon.run()
     return 0
 

@@ -15,12 +15,23 @@ import socket as sockets
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from keepwarm_scheduler.config import SchedulerConfig
-from keepwarm_scheduler.core.effects import DropPayload, Effect, ForgetNode, SaveLock, SaveNode, Send, StopProcess
+from keepwarm_scheduler.core.effects import (
+    RECORDS,
+    DropPayload,
+    Effect,
+    KeepPayload,
+    ReleasePayload,
+    Send,
+    SendOutcome,
+    SendStored,
+    StopProcess,
+)
 from keepwarm_scheduler.core.events import LOCAL, PeerLost, PeerMessage, Principal, Tick
 from keepwarm_scheduler.core.machine import SchedulerCore
 from keepwarm_scheduler.journal import Journal
@@ -42,6 +53,7 @@ from keepwarm_wire.messages import (
     Reference,
     Refused,
     Submit,
+    SubmitDetached,
 )
 
 __all__ = ["BindError", "Daemon"]
@@ -60,7 +72,7 @@ _HEARTBEAT_TIMEOUT_MS = 6_000
 
 _REVOKED = "This key is let in no more: it was revoked, or the token is used up. Join again with a new token."
 
-_CARRIES_PAYLOAD = {Submit: "arguments", DeclareFunction: "body", AttemptDone: "result"}
+_CARRIES_PAYLOAD = {Submit: "arguments", SubmitDetached: "arguments", DeclareFunction: "body", AttemptDone: "result"}
 
 log = logging.getLogger("keepwarm.scheduler")
 
@@ -87,7 +99,9 @@ class Daemon:
         self._journal = Journal(config.state)
         opened = self._journal.begin_epoch()
         self._epoch = opened.epoch
-        self._payloads = PayloadStore(config.state / "payloads", config.payload_bytes_max, config.payloads_bytes_max)
+        self._payloads = PayloadStore(
+            config.state / "payloads", config.payload_bytes_max, config.payloads_bytes_max, opened.payloads
+        )
         self._core = SchedulerCore(config.core, opened.epoch, opened.cluster_id, time.monotonic_ns())
         self._context = zmq.Context()
         self._doorkeeper: Doorkeeper | None = None
@@ -201,7 +215,7 @@ class Daemon:
                 continue
             self._peers[peer] = None
             for message in self._decode(peer, frames):
-                if self._is_allowed(peer, principal, message) and not self._is_payload(peer, message):
+                if self._is_allowed(peer, principal, message) and not self._is_payload(peer, principal, message):
                     effects += core.handle(now_ns, PeerMessage(peer, principal, message))
         self._perform(effects)
 
@@ -249,7 +263,7 @@ class Daemon:
             self._queue(peer, Refused("protocol", str(error)))
             return []
 
-    def _is_payload(self, peer: bytes, message: Message) -> bool:
+    def _is_payload(self, peer: bytes, principal: Principal, message: Message) -> bool:
         """Payload bytes never enter the core; a message that refers to bytes that are not here is not for it yet."""
         kind, payloads, answer = type(message), self._payloads, None
         if kind is PayloadChunk:
@@ -270,6 +284,8 @@ class Daemon:
                 return False
             if kind is AttemptDone and not self._core.wants_result(message):
                 return False  # settled long ago, and its bytes dropped: the agent has only to be told
+            if kind is SubmitDetached and not self._core.wants_arguments(principal, message):
+                return False  # accepted long ago: the client has only to be told
             answer = payloads.wanted(peer, PayloadCredit(payload.payload_id, 0, 0))
         if answer is not None:
             self._queue(peer, answer)
@@ -278,26 +294,53 @@ class Daemon:
     # ------------------------------------------------------------ effects
 
     def _perform(self, effects: list[Effect]) -> None:
-        """Queue what may go out at once, sync what is to be saved, then queue what had to wait for that."""
-        records: list[SaveLock | SaveNode | ForgetNode] = []
-        held: list[Send] = []
+        """Sync what is to be saved, then queue the messages: in their order, for commands to a node are numbered."""
+        records: list[Any] = []
+        messages: list[Any] = []
+        released: dict[bytes, None] = {}
         for effect in effects:
-            if type(effect) is Send:
-                if effect.after_sync:
-                    held.append(effect)
-                else:
-                    self._queue(effect.peer, effect.message)
-            elif isinstance(effect, SaveLock | SaveNode | ForgetNode):
+            kind = type(effect)
+            if kind in _MESSAGES:
+                messages.append(effect)
+            elif kind in RECORDS:
                 records.append(effect)
-            elif type(effect) is DropPayload:
-                self._payloads.drop(effect.payload_id)
             elif type(effect) is StopProcess:
                 log.info("stopping: %s", effect.reason)
                 self._is_running = False
+            else:
+                self._move_payload(effect, released)
         if records:
             self._journal.sync(records, self._epoch)
-        for effect in held:
-            self._queue(effect.peer, effect.message)
+        for effect in messages:
+            if type(effect) is Send:
+                self._queue(effect.peer, effect.message)
+            else:
+                self._queue_stored(effect)
+        for payload_id in released:
+            self._payloads.release(payload_id)
+
+    def _move_payload(self, effect: Effect, released: dict[bytes, None]) -> None:
+        """What the journal is to refer to is kept first; what it referred to is released only after the sync."""
+        if type(effect) is DropPayload:
+            self._payloads.drop(effect.payload_id)
+        elif type(effect) is ReleasePayload:
+            released[effect.payload_id] = None
+        elif type(effect) is KeepPayload and effect.payload_id in released:
+            del released[effect.payload_id]
+        elif type(effect) is KeepPayload:
+            self._payloads.keep(*effect)
+
+    def _queue_stored(self, effect: SendStored | SendOutcome) -> None:
+        """What is on disk only; nothing is there of a call that ended, or an outcome that expired, in the same turn."""
+        if type(effect) is SendOutcome:
+            outcome = self._journal.outcome(effect.number)
+            if outcome is not None:
+                self._queue(effect.peer, outcome)
+            return
+        assert type(effect) is SendStored
+        arguments = self._journal.arguments(effect.message.call_number)
+        if arguments is not None:
+            self._queue(effect.peer, effect.message._replace(arguments=arguments))
 
     def _queue(self, peer: bytes, message: Message) -> None:
         self._outgoing.setdefault(peer, []).append(message)
@@ -389,6 +432,7 @@ class Daemon:
                 del self._peers[peer]
 
 
+_MESSAGES = frozenset({Send, SendStored, SendOutcome})
 _NOTHING = encode_frames([])[0]
 
 

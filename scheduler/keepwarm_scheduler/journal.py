@@ -1,4 +1,4 @@
-"""What the scheduler keeps on disk: cluster id, epoch, locks, the nodes that may hold attempts, keys and join tokens.
+"""What the scheduler keeps on disk: cluster id, epoch, locks, nodes that may hold attempts, keys, detached calls.
 
 One SQLite file, one connection, one thread. The file is opened with an exclusive lock, so that a second scheduler on
 the same state refuses to start. Everything saved in one turn of the loop is one transaction, on disk
@@ -8,18 +8,22 @@ ends the process: what follows a failed fsync cannot be trusted.
 
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from keepwarm_scheduler.core.effects import ForgetNode, SaveLock, SaveNode
-from keepwarm_scheduler.core.events import Restored, SavedLock
+from keepwarm_scheduler import journal_calls
+from keepwarm_scheduler.core.effects import ForgetCordon, ForgetNode, SaveCordon, Saved, SaveLock, SaveNode
+from keepwarm_scheduler.core.events import Restored, SavedCordon, SavedLock
+from keepwarm_scheduler.journal_calls import KeptPayload
 from keepwarm_scheduler.migrations import NewerSchemaError, migrate
 from keepwarm_scheduler.security.records import ForgetCredential, KeyRecord, Record, TokenRecord
+from keepwarm_wire.messages import DetachedOutcome
 
 __all__ = ["Journal", "JournalError", "Journaled", "Opened"]
 
-Journaled = SaveLock | SaveNode | ForgetNode | Record
+Journaled = Saved | Record
 """What can be written: effects of the core, and changes of the registry of keys."""
 
 
@@ -35,16 +39,28 @@ class Opened(NamedTuple):
     restored: Restored
     keys: tuple[KeyRecord, ...] = ()
     tokens: tuple[TokenRecord, ...] = ()
+    payloads: tuple[KeptPayload, ...] = ()
+    """The files beside the journal that have to be there."""
+
+
+def wall_clock_us() -> int:
+    """Microseconds since 1970."""
+    return time.time_ns() // 1_000
 
 
 class Journal:
     """The scheduler's state file, ``state.sqlite3`` in its directory (made 0700).
 
+    Args:
+        directory: where the file lies.
+        wall_us: the wall clock; only for what has to be right over a restart.
+
     Raises:
         JournalError: another scheduler uses the state, or the file is damaged or from a newer release.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, wall_us: Callable[[], int] = wall_clock_us) -> None:
+        self._wall_us = wall_us
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = directory / "state.sqlite3"
         try:
@@ -102,18 +118,34 @@ class Journal:
         nodes = tuple(str(row[0]) for row in execute("SELECT name FROM nodes ORDER BY name"))
         keys = tuple(KeyRecord(*row) for row in execute("SELECT * FROM keys ORDER BY public_key"))
         tokens = tuple(TokenRecord(*row) for row in execute("SELECT * FROM tokens ORDER BY public_key"))
+        rows = execute("SELECT node, is_drain, max_wait_us, stop FROM cordons ORDER BY node")
+        cordons = tuple(SavedCordon(node, bool(drain), wait_us, bool(stop)) for node, drain, wait_us, stop in rows)
+        detached = journal_calls.read_detached(self._database, self._wall_us())
+        payloads = journal_calls.kept_payloads(self._database, detached)
         # The nodes stay until they are known to hold nothing: this start may end before they have reported.
         execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (str(epoch).encode(),))
-        return Opened(self._meta("cluster_id"), epoch, Restored(locks, nodes), keys, tokens)
+        return Opened(
+            self._meta("cluster_id"), epoch, Restored(locks, nodes, detached, cordons), keys, tokens, payloads
+        )
 
     def sync(self, records: Iterable[Journaled], epoch: int) -> None:
         """Write the records of one turn, in order, and return when they are on disk: all of them, or none."""
-        execute = self._database.execute
+        execute, wall_us = self._database.execute, self._wall_us()
         execute("BEGIN IMMEDIATE")
         for record in records:
-            for statement, values in _STATEMENTS[type(record)](record, epoch):
+            write = _OF_CALLS.get(type(record))
+            statements = _STATEMENTS[type(record)](record, epoch) if write is None else write(record, wall_us)
+            for statement, values in statements:
                 execute(statement, values)
         execute("COMMIT")
+
+    def arguments(self, number: int) -> bytes | None:
+        """The inline arguments of an unfinished detached call; None if it has ended."""
+        return journal_calls.read_arguments(self._database, number)
+
+    def outcome(self, number: int) -> DetachedOutcome | None:
+        """The outcome of a finished detached call; None if it has expired."""
+        return journal_calls.read_outcome(self._database, number)
 
     def close(self) -> None:
         """Close the file; its lock goes with it."""
@@ -130,6 +162,8 @@ _STATEMENTS: dict[type, Callable[[Any, int], list[tuple[str, tuple[Any, ...]]]]]
     SaveLock: _replace("locks", len(SaveLock._fields)),
     SaveNode: lambda record, epoch: [("INSERT OR REPLACE INTO nodes VALUES (?, ?)", (record.name, epoch))],
     ForgetNode: lambda record, _: [("DELETE FROM nodes WHERE name = ?", (record.name,))],
+    SaveCordon: _replace("cordons", len(SaveCordon._fields)),
+    ForgetCordon: lambda record, _: [("DELETE FROM cordons WHERE node = ?", tuple(record))],
     KeyRecord: _replace("keys", len(KeyRecord._fields)),
     TokenRecord: _replace("tokens", len(TokenRecord._fields)),
     ForgetCredential: lambda record, _: [
@@ -137,3 +171,5 @@ _STATEMENTS: dict[type, Callable[[Any, int], list[tuple[str, tuple[Any, ...]]]]]
         ("DELETE FROM tokens WHERE public_key = ?", (record.public_key,)),
     ],
 }
+
+_OF_CALLS = journal_calls.STATEMENTS

@@ -38,6 +38,45 @@ MIGRATIONS: tuple[Step, ...] = (
             revoked_s INTEGER NOT NULL
         ) STRICT""",
     ),
+    (
+        # Detached calls: unfinished ones in calls, with their inline arguments apart so that a start reads past them.
+        """CREATE TABLE functions (
+            function_id INTEGER PRIMARY KEY, namespace TEXT NOT NULL, declaration BLOB NOT NULL
+        ) STRICT""",
+        """CREATE TABLE calls (
+            number INTEGER PRIMARY KEY, call_id BLOB NOT NULL CHECK (length(call_id) = 16), namespace TEXT NOT NULL,
+            function_id INTEGER NOT NULL, function TEXT NOT NULL, priority INTEGER NOT NULL, key TEXT NOT NULL,
+            label TEXT NOT NULL, result_ttl_us INTEGER NOT NULL, accepted_us INTEGER NOT NULL,
+            queue_us INTEGER NOT NULL, overall_us INTEGER NOT NULL, cancel_reason TEXT NOT NULL,
+            attempts INTEGER NOT NULL, lost_nodes INTEGER NOT NULL, exceptions INTEGER NOT NULL,
+            crashes INTEGER NOT NULL, out_of_memory INTEGER NOT NULL, arguments_bytes INTEGER NOT NULL,
+            payload_id BLOB, payload_sha256 BLOB
+        ) STRICT""",
+        "CREATE TABLE arguments (number INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT",
+        """CREATE TABLE outcomes (
+            number INTEGER PRIMARY KEY, call_id BLOB NOT NULL, namespace TEXT NOT NULL, function TEXT NOT NULL,
+            key TEXT NOT NULL, label TEXT NOT NULL, accepted_us INTEGER NOT NULL, attempts INTEGER NOT NULL,
+            status INTEGER NOT NULL, kind TEXT NOT NULL, node TEXT NOT NULL, ended_us INTEGER NOT NULL,
+            kept_us INTEGER NOT NULL, result_bytes INTEGER NOT NULL, payload_id BLOB, payload_sha256 BLOB,
+            outcome BLOB NOT NULL
+        ) STRICT""",
+        """CREATE TABLE call_keys (
+            namespace TEXT NOT NULL, key TEXT NOT NULL, call_id BLOB NOT NULL, digest BLOB NOT NULL,
+            saved_us INTEGER NOT NULL, kept_us INTEGER NOT NULL, PRIMARY KEY (namespace, key)
+        ) STRICT""",
+        """CREATE TABLE tombstones (
+            call_id BLOB PRIMARY KEY, namespace TEXT NOT NULL, saved_us INTEGER NOT NULL, kept_us INTEGER NOT NULL
+        ) STRICT""",
+        """CREATE TABLE dispatches (
+            session_id BLOB NOT NULL, number INTEGER NOT NULL, saved_us INTEGER NOT NULL, kept_us INTEGER NOT NULL,
+            PRIMARY KEY (session_id, number)
+        ) STRICT""",
+    ),
+    (
+        """CREATE TABLE cordons (
+            node TEXT PRIMARY KEY, is_drain INTEGER NOT NULL, max_wait_us INTEGER NOT NULL, stop INTEGER NOT NULL
+        ) STRICT""",
+    ),
 )
 """Step *n*, counted from 1, leads to schema version *n*."""
 

@@ -2,15 +2,19 @@
 
 The store never looks into a payload. Bytes arrive at credited offsets, are hashed as they come, and count as stored
 only when the digest is right. The directory is emptied at start: clients and agents hold what they have sent until it
-is answered, and send it again. Files are 0600; their names are random ids.
+is answered, and send it again. What detached calls refer to is kept beside it, over restarts, whatever becomes of the
+session that sent it. Files are 0600; their names are random ids.
 """
 
 import hashlib
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from keepwarm_scheduler.journal_calls import KeptPayload
+from keepwarm_scheduler.kept_payloads import CHECK_BYTES_PER_STEP, KeptPayloads
 from keepwarm_wire.fields import CHUNK_BYTES_MAX
 from keepwarm_wire.messages import (
     Failure,
@@ -52,25 +56,29 @@ class PayloadStore:
     """Payloads by id.
 
     Args:
-        directory: emptied and made anew (0700).
+        directory: emptied and made anew (0700); what is kept lies in a directory beside it, of the name with -kept.
         payload_bytes_max: the largest payload that is taken.
         total_bytes_max: what may lie here at once; more is refused until something is dropped.
+        named: what the journal refers to, left by an earlier process.
     """
 
-    def __init__(self, directory: Path, payload_bytes_max: int, total_bytes_max: int) -> None:
+    def __init__(
+        self, directory: Path, payload_bytes_max: int, total_bytes_max: int, named: Iterable[KeptPayload] = ()
+    ) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700, parents=True)
         self._directory = directory
         self._payload_bytes_max = payload_bytes_max
         self._total_bytes_max = total_bytes_max
-        self._total_bytes = 0
+        self._kept = KeptPayloads(directory.with_name(f"{directory.name}-kept"), named)
+        self._total_bytes = self._kept.total_bytes
         self._incoming: dict[bytes, _Incoming] = {}
         self._stored: dict[bytes, tuple[Path, int]] = {}
         self._sending: dict[tuple[bytes, bytes], tuple[int, int]] = {}
         self._unclaimed_ns: dict[bytes, int] = {}
 
     def __contains__(self, payload_id: bytes) -> bool:
-        return payload_id in self._stored
+        return payload_id in self._stored or payload_id in self._kept
 
     @property
     def is_sending(self) -> bool:
@@ -81,7 +89,7 @@ class PayloadStore:
 
     def offered(self, offer: PayloadOffer) -> Message:
         """A peer would like to hand over a payload: credit, or a refusal, or the news that it is here."""
-        if offer.payload_id in self._stored:
+        if offer.payload_id in self:
             return PayloadStored(offer.payload_id)
         incoming = self._incoming.get(offer.payload_id)
         if incoming is None:
@@ -131,6 +139,20 @@ class PayloadStore:
         """A message refers to the payload: from now on it stays until it is dropped."""
         self._unclaimed_ns.pop(payload_id, None)
 
+    def keep(self, payload_id: bytes, size: int, sha256: bytes) -> None:
+        """Have a stored payload survive the process, from when this returns until ``release``.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        if payload_id not in self._kept:
+            self._kept.keep(payload_id, size, sha256, self._stored[payload_id][0])
+            self._total_bytes += size
+
+    def release(self, payload_id: bytes) -> None:
+        """Nothing in the journal refers to the payload any more."""
+        self._total_bytes -= self._kept.release(payload_id)
+
     def expire(self, now_ns: int) -> None:
         """Drop what nobody has claimed for too long. Cheap: the one unclaimed longest is looked at first."""
         while self._unclaimed_ns:
@@ -159,7 +181,7 @@ class PayloadStore:
 
     def wanted(self, peer: bytes, credit: PayloadCredit) -> PayloadRefused | None:
         """A peer takes bytes from ``received`` up to ``limit``."""
-        stored = self._stored.get(credit.payload_id)
+        stored = self._find(credit.payload_id)
         if stored is None:
             return self._refuse(credit.payload_id, "it is not here (any more)")
         limit = min(credit.limit, stored[1])
@@ -177,7 +199,12 @@ class PayloadStore:
                 break
             peer, payload_id = key
             position, limit = self._sending.pop(key)
-            stored = self._stored.get(payload_id)
+            if payload_id not in self._stored and not self._kept.check(payload_id):
+                budget -= CHECK_BYTES_PER_STEP
+                if payload_id in self._kept:
+                    self._sending[key] = (position, limit)  # not read through yet
+                continue
+            stored = self._find(payload_id)
             if stored is None:
                 continue
             with stored[0].open("rb", buffering=0) as file:
@@ -189,8 +216,11 @@ class PayloadStore:
                 self._sending[key] = (position + len(data), limit)
         return chunks
 
+    def _find(self, payload_id: bytes) -> tuple[Path, int] | None:
+        return self._stored.get(payload_id) or self._kept.find(payload_id)
+
     def drop(self, payload_id: bytes) -> None:
-        """Nobody needs the payload any more."""
+        """No session needs the payload any more."""
         self._unclaimed_ns.pop(payload_id, None)
         stored = self._stored.pop(payload_id, None)
         if stored is not None:
@@ -206,7 +236,7 @@ class PayloadStore:
             del self._sending[key]
 
     def close(self) -> None:
-        """Close what is open and remove the directory."""
+        """Close what is open and remove the directory; what is kept stays."""
         for incoming in self._incoming.values():
             incoming.close()
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -18,25 +18,28 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from keepwarm import local
-from keepwarm.connection import Connection, Failed, Patience
+from keepwarm.call_future import CallFuture, call_id_of
+from keepwarm.connection import Connection, Dropped, Failed, Patience
 from keepwarm.declaring import Description, describe
+from keepwarm.detached_client import DetachedClient
 from keepwarm.early_ends import EarlyEnds, sentence
-from keepwarm.errors import CallCancelled, ClusterUnreachable, FailureContext, TooManyCalls
+from keepwarm.errors import CallCancelled, ClusterUnreachable, TooManyCalls
 from keepwarm.explanation import Explanation, explanation_of, not_sent
-from keepwarm.failures import rebuild_failure
+from keepwarm.failures import error_of
 from keepwarm.function import IsolatedFunction
 from keepwarm.futures import Future
 from keepwarm.pickling import loads_result
 from keepwarm.printing import OutputPrinter
 from keepwarm.progress import choose_view
-from keepwarm.session import HELD_BYTES_MAX, HELD_CALLS_MAX, Completion, Explained, Printed
+from keepwarm.session import HELD_BYTES_MAX, HELD_CALLS_MAX, Completion, Explained, Printed, Progressed, Session
 from keepwarm.session_calls import Call, Function
 from keepwarm.waking import DeferredInterrupt, Sleeper, Wakeup
 from keepwarm_wire.fields import INLINE_BYTES_MAX
-from keepwarm_wire.messages import Failure, LeaseBroken, Outcome, Status
+from keepwarm_wire.messages import LeaseBroken, Outcome
 
 __all__ = ["Client", "get_client"]
 
@@ -48,24 +51,7 @@ CLOSE_WAIT_S = 2.0
 EXPLAIN_AGAIN_S = 1.0
 _LOG = logging.getLogger("keepwarm")
 
-
-class _CallFuture(Future[Any]):
-    """A future that knows its call."""
-
-    __slots__ = ("call", "session_id")
-
-    call: Call
-    session_id: bytes
-
-    @property
-    def call_id(self) -> str:
-        """As in ``Future``."""
-        return _call_id(self.session_id, self.call)
-
-    def explain(self, timeout: float = 5.0) -> Explanation:
-        """As in ``Future``."""
-        assert isinstance(self._driver, Client)
-        return self._driver.explain(self, timeout)
+T = TypeVar("T")
 
 
 class Client:
@@ -94,6 +80,8 @@ class Client:
         self._io_thread: threading.Thread | None = None
         self._io_parked_until_ns: float = math.inf
         self._is_closing = False
+        self.detached = DetachedClient(self)
+        """What this client does about detached calls."""
 
     # ------------------------------------------------------------ for programs
 
@@ -105,28 +93,39 @@ class Client:
         With ``wait_follows`` the caller promises to ``wait`` for it next, and no other thread is woken for it.
         Raises ``FunctionNotSerializable`` and ``TooManyCalls``.
         """
-        self._check_process()
-        description = self._declared.get(function)
-        if description is None:
-            description = self._declared[function] = describe(function)
+        description = self.description(function)
         sha256 = hashlib.sha256(arguments).digest() if len(arguments) > INLINE_BYTES_MAX else b""
-        future = _CallFuture(self, description.name)
+        future = CallFuture(self, description.name)
+
+        def submit(session: Session) -> None:
+            future.session_id = session.session_id
+            future.call = Call(self.function(description), arguments, future, sha256, function.options.priority)
+            session.submit(future.call)
+
+        self.change(submit, size=len(arguments), wait_follows=wait_follows)
+        return future
+
+    def change(self, change: Callable[[Session], T], *, size: int | None = None, wait_follows: bool = False) -> T:
+        """Tell the session what the program wants, and see that it is acted upon. ``change`` runs under the lock.
+
+        What waits for an answer says its ``size`` in bytes. Raises ``TooManyCalls``, and ``ClusterUnreachable`` once
+        the client is closed.
+        """
+        self._check_process()
         with self._lock:
             session = self._connection.session
-            if not session.has_room(len(arguments)):
+            if size is not None and not session.has_room(size):
                 raise TooManyCalls(
-                    f"this program holds {session.held_calls} unanswered calls with {session.held_bytes} bytes of "
+                    f"this program holds {session.waiting} unanswered calls with {session.held_bytes} bytes of "
                     f"arguments; at most {HELD_CALLS_MAX} and {HELD_BYTES_MAX} are held"
                 )
-            future.session_id = session.session_id
-            future.call = Call(self._function(description), arguments, future, sha256, function.options.priority)
-            session.submit(future.call)
+            told = change(session)
             wake, start = self._rouse(wait_follows)
         if wake:
             self._wakeup.wake()
         elif start:
             self._start_io()
-        return future
+        return told
 
     def wait(self, future: Future[Any], timeout: float | None = None) -> None:
         """Return when the future is done or ``timeout`` seconds are over. Ctrl-C interrupts it; the call goes on."""
@@ -148,24 +147,23 @@ class Client:
     def cancel(self, future: Future[Any]) -> bool:
         """Ask for a call's end, whether it runs or not; False when it has ended already."""
         self._check_process()
-        if future.done() or not isinstance(future, _CallFuture):
+        if future.done() or not isinstance(future, CallFuture):
             return False
-        with self._lock:
-            session = self._connection.session
-            possible = session.cancel(time.monotonic_ns(), future.call)
-            ended_here = [end for end in session.deliveries if isinstance(end, Completion) and end.call is future.call]
+        call = future.call
+
+        def cancel(session: Session) -> tuple[bool, list[Completion]]:
+            possible = session.cancel(time.monotonic_ns(), call)
+            ended_here = [end for end in session.deliveries if isinstance(end, Completion) and end.call is call]
             for completion in ended_here:
                 session.deliveries.remove(completion)
-            wake, start = self._rouse(wait_follows=False)
-        if wake:
-            self._wakeup.wake()
-        elif start:
-            self._start_io()
+            return possible, ended_here
+
+        possible, ended_here = self.change(cancel)
         for completion in ended_here:
             self._complete(completion)
         return possible
 
-    def explain(self, future: _CallFuture, timeout: float) -> Explanation:
+    def explain(self, future: CallFuture, timeout: float) -> Explanation:
         """Ask the scheduler about a call; again each second, for answers get lost. As ``Future.explain``."""
         end_s = time.monotonic() + timeout
         answer: Future[bytes] = Future(self, "an explanation")
@@ -202,6 +200,7 @@ class Client:
         with DeferredInterrupt(self._wakeup.wake) as interrupt:
             owns = self._own(Future(), time.monotonic() + CLOSE_WAIT_S, interrupt)
             calls = [call.owner for call in self._connection.session.unanswered()]
+            waiting = self._connection.session.detached.owners()
             if owns:
                 self._connection.close("exit")
                 self._deliver()
@@ -210,12 +209,23 @@ class Client:
                 self._wakeup.close()
         for future in calls:
             if isinstance(future, Future) and future._fail(CallCancelled("the client was closed")):
-                self._wake_sleepers(future)
+                self.wake_sleepers(future)
+        for owner in waiting:
+            self.detached.drop(owner, ClusterUnreachable("the client was closed; detached calls that it made go on"))
         return len(calls)
 
     # ------------------------------------------------------------ functions
 
-    def _function(self, description: Description) -> Function:
+    def description(self, function: IsolatedFunction[Any, Any]) -> Description:
+        """What is declared of a function. Raises ``FunctionNotSerializable``."""
+        self._check_process()
+        description = self._declared.get(function)
+        if description is None:
+            description = self._declared[function] = describe(function)
+        return description
+
+    def function(self, description: Description) -> Function:
+        """The session's own record of a function. Under the lock."""
         if self._functions_generation != self._connection.generation:
             self._functions.clear()
             self._functions_generation = self._connection.generation
@@ -224,6 +234,10 @@ class Client:
             function = self._connection.session.declare(**description._asdict())
             self._functions[description] = function
         return function
+
+    def where(self) -> str:
+        """The address, for people."""
+        return self._connection.where()
 
     def _check_process(self) -> None:
         if os.getpid() != self._process_id:
@@ -296,7 +310,7 @@ class Client:
     def _housekeeping_ns(self) -> int | None:
         """Under the lock: when somebody must take a turn; 0 for at once, ``None`` for never."""
         connection = self._connection
-        if connection.session.held_calls or connection.deliveries or connection.session.deliveries:
+        if connection.session.waiting or connection.deliveries or connection.session.deliveries:
             return 0
         return connection.session.next_deadline() if connection.session.is_open else None
 
@@ -384,19 +398,24 @@ class Client:
                 name = _short(delivery.call.function.name)
                 self._progress.make_way(name)
                 self._printer.output(name, delivery.output)
-            else:
+            elif isinstance(delivery, Progressed):
                 self._progress.progress(time.monotonic_ns(), _short(delivery.function_name), delivery.progress)
+            elif isinstance(delivery, Dropped):
+                self.detached.drop(delivery.owner, delivery.error)
+            else:
+                self.detached.deliver(delivery)
 
     def _answer(self, explained: Explained) -> None:
         owner, document = explained
         assert isinstance(owner, Future)
         owner._finish(lambda: document)
-        self._wake_sleepers(owner)
+        self.wake_sleepers(owner)
 
     def _complete(self, completion: Completion) -> None:
         call, outcome, result = completion
         if result is None:
-            self._end(call, _error_of(call, outcome, self._connection.session.session_id), outcome)
+            call_id = call_id_of(self._connection.session.session_id, call)
+            self._end(call, error_of(outcome, call.function.name, call_id), outcome)
         else:
             self._end(call, result, outcome)
 
@@ -410,39 +429,19 @@ class Client:
             future._fail(end, report)
         else:
             future._finish(lambda: loads_result(end), report)
-        self._wake_sleepers(future)
+        self.wake_sleepers(future)
 
-    def _wake_sleepers(self, future: Future[Any]) -> None:
+    def wake_sleepers(self, future: Future[Any]) -> None:
+        """The future is done: whoever sleeps for it is to look."""
         with self._lock:
             for sleeper in self._sleepers:
                 if sleeper.future is future:
                     sleeper.wake()
 
 
-def _call_id(session_id: bytes, call: Call) -> str:
-    return f"{session_id.hex()[:8]}-{call.number}" if call.number else ""
-
-
 def _short(name: str) -> str:
     return name.rpartition(":")[2]
 
-
-def _error_of(call: Call, outcome: Outcome, session_id: bytes) -> BaseException:
-    failure, report = outcome.failure, outcome.report
-    if failure is None:
-        name = Status.NAMES[outcome.status] if outcome.status < len(Status.NAMES) else f"status {outcome.status}"
-        failure = Failure(_KIND_OF_STATUS.get(outcome.status, "internal"), f"the call ended as {name}")
-    node, environment = (report.node, report.environment_id) if report is not None else ("", "")
-    context = FailureContext(call.function.name, environment, node, _call_id(session_id, call))
-    return rebuild_failure(failure.kind, failure.message, failure.detail, failure.exception, context)
-
-
-_KIND_OF_STATUS = {
-    Status.CANCELLED: "cancelled",
-    Status.TIMED_OUT: "overall_timeout",
-    Status.LOST: "lost",
-    Status.POISONED: "poisoned",
-}
 
 # ---------------------------------------------------------------- the client of this process
 

@@ -30,7 +30,7 @@ from keepwarm.session_calls import Call, CallState
 from keepwarm.transport import KEY_REFUSED, Arrivals, Transport
 from keepwarm.waking import Wakeup
 
-__all__ = ["Connection", "Failed", "Patience", "not_let_in"]
+__all__ = ["Connection", "Dropped", "Failed", "Patience", "not_let_in"]
 
 SECOND_NS = 1_000_000_000
 WATCH_S = 0.25
@@ -81,6 +81,13 @@ class Failed(NamedTuple):
     error: KeepwarmError
 
 
+class Dropped(NamedTuple):
+    """Somebody who waited for an answer about a detached call, and will not get one over this connection."""
+
+    owner: object
+    error: KeepwarmError
+
+
 class Connection:
     """A session with one cluster. ``address`` is ``None`` for the local cluster, which is started when needed."""
 
@@ -89,7 +96,7 @@ class Connection:
         self.session = _new_session()
         self.generation = 0
         """Counts sessions: functions are declared anew in each."""
-        self.deliveries: deque[Delivery | Failed] = deque()
+        self.deliveries: deque[Delivery | Failed | Dropped] = deque()
         self.roused = False
         """Whether the owner has been woken and has not looked since. Guarded by the lock."""
         self._patience = patience
@@ -130,7 +137,7 @@ class Connection:
         self._take(transport.receive(wait_s))
         if self._trouble_since_ns is not None or not self.session.is_open or self.session.protocol_complaints:
             self._watch(time.monotonic_ns())
-        elif self.address is None and self.session.held_calls and now_ns >= self._look_at_ns:
+        elif self.address is None and self.session.waiting and now_ns >= self._look_at_ns:
             self._look_after_agent(now_ns)
 
     def collect(self) -> None:
@@ -144,7 +151,7 @@ class Connection:
         if self.deliveries or self.session.deliveries:
             return 0
         waits = [] if timeout_s is None else [timeout_s]
-        if self.address is None and self.session.held_calls:
+        if self.address is None and self.session.waiting:
             waits.append(AGENT_LOOK_NS / SECOND_NS)
         if not self.session.is_open or not can_send:
             waits.append(WATCH_S)
@@ -218,7 +225,7 @@ class Connection:
             self._fail_all(InternalError(f"the scheduler cannot read what this program sends: {said}"))
         elif session.goodbye is not None:
             self._on_farewell(session.goodbye.reason)
-        elif session.is_open or not session.held_calls:
+        elif session.is_open or not session.waiting:
             self._trouble_since_ns = None
             if self._warned:
                 self._warned = False
@@ -227,10 +234,14 @@ class Connection:
             self._wait_or_fail(now_ns)
 
     def _on_farewell(self, reason: str) -> None:
-        """The cluster was stopped on purpose: what it had fails with it, what it never saw may go to another."""
+        """The cluster was stopped on purpose: what it had fails with it, what it never saw may go to another.
+
+        Whoever waits for detached calls goes on waiting, unless that would start again a local cluster that was stopped.
+        """
         with self._lock:
             self.session.goodbye = None
             was_sent = any(call.number for call in self.session.unanswered())
+            was_sent |= self.address is None and len(self.session.detached) > 0
         if was_sent:
             self._fail_all(ClusterUnreachable(f"the cluster at {self.where()} was stopped: {reason}"))
         else:
@@ -250,7 +261,7 @@ class Connection:
             self._warned = True
             _warn(
                 f"the cluster at {self.where()} does not answer; "
-                f"{self.session.held_calls} calls wait for it, {limit_s:.0f} s at most"
+                f"{self.session.waiting} calls wait for it, {limit_s:.0f} s at most"
             )
         if not self._is_connected and now_ns >= self._restart_at_ns:
             if self.address is None:
@@ -295,6 +306,7 @@ class Connection:
             calls = self.session.unanswered()
             for call in calls:
                 call.state = CallState.DONE
+            waiting = self.session.detached.owners()
             self.deliveries.extend(self.session.deliveries)
             self.session = _new_session()
             self.generation += 1
@@ -302,6 +314,7 @@ class Connection:
         self._warned = False
         self._drop()
         self.deliveries.extend(Failed(call, type(error)(error.message)) for call in calls)
+        self.deliveries.extend(Dropped(owner, type(error)(error.message)) for owner in waiting)
 
     def fail_internally(self, error: BaseException) -> None:
         """A bug here ends every call rather than leave any waiting for ever."""

@@ -35,17 +35,19 @@ def _wire_options(options: Options) -> FunctionOptions:
     assert isinstance(timeouts, Timeouts)
     assert isinstance(resources, Resources)
     assert not isinstance(retries, int)
+    limits = RetryLimits(retries.lost_node, retries.exceptions, retries.crash, retries.out_of_memory)
     return FunctionOptions(
         keep_alive_us=duration_us(options.keep_alive),
         queue_timeout_us=duration_us(timeouts.queue),
         startup_timeout_us=duration_us(timeouts.startup),
         run_timeout_us=duration_us(timeouts.run),
         overall_timeout_us=duration_us(timeouts.overall),
-        retries=RetryLimits(retries.lost_node, retries.exceptions, retries.crash, retries.out_of_memory),
+        retries=RetryLimits(0, 0, 0, 0) if options.at_most_once else limits,
         cpu=resources.cpu_thousandths,
         memory_bytes=resources.memory_bytes,
         gpu=resources.gpu_thousandths,
         custom=tuple(Quantity(name, amount) for name, amount in sorted(resources.custom_thousandths.items())),
         labels=tuple(Pair(name, value) for name, value in sorted(resources.labels.items())),
         env_vars=tuple(Pair(name, value) for name, value in sorted(options.env_vars.items())),
+        at_most_once=options.at_most_once,
     )

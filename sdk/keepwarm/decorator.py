@@ -37,6 +37,7 @@ class _PlainOptions(TypedDict, total=False):
     resources: Resources | Mapping[str, Any]
     env_vars: Mapping[str, str]
     priority: int
+    at_most_once: bool
 
 
 class GivenOptions(_PlainOptions, total=False):

@@ -9,6 +9,9 @@
         - ResultNotLoadable: the result arrived, but this program lacks what is needed to load it
         - TooManyCalls: this program holds more unanswered calls than it may
         - PayloadRefused: an argument or a result is too large, or could not be kept on its way
+        - KeyConflict: the key of a detached call belongs to another call
+        - UnknownCall: no detached call has this id
+        - ResultExpired: the detached call ended so long ago that its result is no longer kept
     - the user's function
         - (the original exception, whose cause is a RemoteTraceback)
         - RemoteError: it raised, and the exception's type cannot be rebuilt here
@@ -58,6 +61,9 @@ __all__ = [
     "ResultNotLoadable",
     "TooManyCalls",
     "PayloadRefused",
+    "KeyConflict",
+    "UnknownCall",
+    "ResultExpired",
     "RemoteTraceback",
     "RemoteError",
     "ResultNotSerializable",
@@ -179,6 +185,24 @@ class PayloadRefused(KeepwarmError):
     remedy = (
         "Send less at once, or write it where the function can read it; the scheduler's --payload-max is the limit."
     )
+
+
+class KeyConflict(KeepwarmError):
+    """The key is that of an earlier detached call with another function or other arguments. Nothing was started."""
+
+    remedy = "Give each call a key of its own, and the same call the same key."
+
+
+class UnknownCall(KeepwarmError):
+    """No detached call of this namespace has this id: it was never accepted, or it was forgotten long ago."""
+
+    remedy = "Check the id, and KEEPWARM_ADDRESS: `keepwarm calls list` shows what this cluster has."
+
+
+class ResultExpired(KeepwarmError):
+    """The detached call has ended, but its outcome is no longer kept: its time was over, or somebody forgot it."""
+
+    remedy = "Give it a longer result_ttl, or attach to it sooner."
 
 
 # ---------------------------------------------------------------- the user's function

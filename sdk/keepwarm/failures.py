@@ -39,8 +39,9 @@ from keepwarm.errors import (
     ResultNotSerializable,
 )
 from keepwarm.provenance import is_own_module, is_user_module
+from keepwarm_wire.messages import DetachedOutcome, Outcome, Status
 
-__all__ = ["FAILURE_KINDS", "rebuild_failure"]
+__all__ = ["FAILURE_KINDS", "error_of", "rebuild_failure"]
 
 FAILURE_KINDS: Final[dict[str, type[KeepwarmError]]] = {
     # Raised as themselves where that is possible; this is the class for where it is not.
@@ -74,6 +75,7 @@ FAILURE_KINDS: Final[dict[str, type[KeepwarmError]]] = {
     "node_lost": NodeLost,
     "node_stopping": NodeLost,
     "lost": CallLost,
+    "in_doubt": CallLost,
     "no_feasible_node": NoFeasibleNode,
     "cancelled": CallCancelled,
     "internal": InternalError,
@@ -107,6 +109,24 @@ def rebuild_failure(
         fields[told[1]] = _exit_number(told[2])
         detail = detail[told.end() :]
     return error_class(message, detail=detail, **fields)
+
+
+def error_of(outcome: Outcome | DetachedOutcome, function: str, call_id: str) -> BaseException:
+    """Return the exception for a call that did not succeed; never raise."""
+    failure, report = outcome.failure, outcome.report
+    context = FailureContext(function, *((report.environment_id, report.node) if report else ("", "")), call_id)
+    if failure is not None:
+        return rebuild_failure(failure.kind, failure.message, failure.detail, failure.exception, context)
+    name = Status.NAMES[outcome.status] if outcome.status < len(Status.NAMES) else f"status {outcome.status}"
+    return rebuild_failure(_KIND_OF_STATUS.get(name, "internal"), f"the call ended as {name}", "", b"", context)
+
+
+_KIND_OF_STATUS: Final = {
+    "cancelled": "cancelled",
+    "timed out": "overall_timeout",
+    "lost": "lost",
+    "poisoned": "poisoned",
+}
 
 
 def _exit_number(text: str) -> int | None:

@@ -3,7 +3,7 @@
 Rules:
 - Every mistake is an OptionError at decoration, naming the option, its value and what is allowed. Nothing is found out
   on a node that could have been found out here.
-- Related options travel in one object (Timeouts, Retry, Resources): there are nine, and none is to be added lightly.
+- Related options travel in one object (Timeouts, Retry, Resources): there are ten, and none is to be added lightly.
 - Durations are seconds here; `duration_us` is the one place that turns them into what the wire carries.
 """
 
@@ -129,10 +129,16 @@ class Options:
     env_vars: Mapping[str, str] = field(default_factory=dict, hash=False)
     setup: Callable[[], Any] | None = None
     priority: int = 0
+    at_most_once: bool = False
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(getattr(self, name)))
+        if self.at_most_once and self.retries not in (Retry(), Retry(lost_node=0)):
+            raise OptionError(
+                f"at_most_once=True with retries={self.retries}: a call that may run once is never run again; "
+                "leave out one of the two"
+            )
         self.spec()
 
     @classmethod
@@ -286,6 +292,12 @@ def _priority(value: object) -> int:
     return priority
 
 
+def _at_most_once(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise OptionError(f"at_most_once={value!r}: allowed are True and False")
+    return value
+
+
 _CHECKS: Final[dict[str, Callable[[object], Any]]] = {
     "requirements": _requirements,
     "python": _python,
@@ -296,4 +308,5 @@ _CHECKS: Final[dict[str, Callable[[object], Any]]] = {
     "env_vars": _env_vars,
     "setup": _setup,
     "priority": _priority,
+    "at_most_once": _at_most_once,
 }

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from keepwarm.session_calls import Call, CallState, Function, cancelled_here, failed
+from keepwarm.session_detached import Ask, Detached, Told
 from keepwarm.session_sending import Sending
 from keepwarm.transfers import Download, Transfers
 from keepwarm_wire.fields import COLLECTION_MAX
@@ -20,6 +21,7 @@ from keepwarm_wire.messages import (
     ClientBeat,
     ClientBeatReply,
     ClientHello,
+    DetachedOutcome,
     ExplainReply,
     ExplainRequest,
     Failure,
@@ -92,7 +94,7 @@ class Explained(NamedTuple):
     document: bytes
 
 
-Delivery = Completion | Printed | Progressed | Explained | LeaseBroken
+Delivery = Completion | Printed | Progressed | Explained | LeaseBroken | Told
 
 
 class Session:
@@ -115,7 +117,9 @@ class Session:
         self.held_bytes = 0
         self._sending = Sending(session_id)
         self._outgoing = self._sending.outgoing
-        self._downloads: Transfers[Download] = Transfers()
+        self._downloads: Transfers[Download[Call | Ask]] = Transfers()
+        self.detached = Detached(self._sending, self.deliveries, self._fetch, self._stop_fetching)
+        """What is waited for about detached calls."""
         self._received: list[int] = []
         self._received_at_ns: int | None = None
         self._hello_at_ns = 0
@@ -151,7 +155,15 @@ class Session:
 
     def has_room(self, size: int) -> bool:
         """Whether one more call with ``size`` bytes of arguments may be held."""
-        return self.held_calls < HELD_CALLS_MAX and self.held_bytes + size <= HELD_BYTES_MAX
+        return (
+            self.waiting < HELD_CALLS_MAX
+            and self.held_bytes + self.detached.spawning.held_bytes + size <= HELD_BYTES_MAX
+        )
+
+    @property
+    def waiting(self) -> int:
+        """How many answers of the scheduler are waited for."""
+        return self.held_calls + len(self.detached)
 
     def submit(self, call: Call) -> None:
         """Take a call. It is held until the credit allows it to be sent. The caller has asked ``has_room``."""
@@ -231,12 +243,14 @@ class Session:
             self._unanswered_since_ns = None
             self.connection_made(now_ns)
             return
-        if self.held_calls:
+        if self.waiting:
             self._beat_at_ns = min(self._beat_at_ns, now_ns + self._beat_ns)
+        is_backed_up = bool(self._outgoing)
         self._outgoing += self._downloads.tick(now_ns)
         if self._received_at_ns is not None and now_ns >= self._received_at_ns:
             self._acknowledge()
         self._sending.tick(now_ns)
+        self.detached.tick(now_ns, is_backed_up=is_backed_up)
         if now_ns >= self._beat_at_ns:
             self._beat(now_ns)  # after the calls that it counts, or the reply would name them as missing
 
@@ -246,12 +260,13 @@ class Session:
             return None
         if not self.is_open:
             return 0 if self._hello_due else self._hello_at_ns
-        if self._sending.has_outgoing:
+        if self._sending.has_outgoing or self.detached.has_chunks:
             return 0
         due = [self._beat_at_ns]
         if self._unanswered_since_ns is not None:
             due.append(self._unanswered_since_ns + SILENT_BEATS * self._beat_ns)
-        optional = (self._received_at_ns, self._sending.next_deadline(), self._downloads.next_deadline())
+        parts = (self._sending, self.detached, self._downloads)
+        optional = (self._received_at_ns, *(part.next_deadline() for part in parts))
         due.extend(at_ns for at_ns in optional if at_ns is not None)
         return min(due)
 
@@ -265,7 +280,7 @@ class Session:
             return [ClientHello(PROTOCOL_MIN, PROTOCOL_MAX, SOFTWARE, self.session_id, self.label, self.epoch)]
         if self._outgoing and self._received:
             self._acknowledge()
-        outgoing = [*self._outgoing, *self._sending.chunks(now_ns)]
+        outgoing = [*self._outgoing, *self._sending.chunks(now_ns), *self.detached.chunks(now_ns)]
         self._outgoing.clear()
         return outgoing
 
@@ -296,7 +311,7 @@ class Session:
         submitted = (call for call in self._sending.numbered.values() if call.state is CallState.SUBMITTED)
         self._outgoing += [Cancel(call.number) for call in submitted if call.cancelling]
         self._outgoing.append(ClientBeat(self._beat_number, self._sending.last_number))
-        self._beat_at_ns = now_ns + self._beat_ns * (1 if self.held_calls else IDLE_BEAT_FACTOR)
+        self._beat_at_ns = now_ns + self._beat_ns * (1 if self.waiting else IDLE_BEAT_FACTOR)
         if self._unanswered_since_ns is None:
             self._unanswered_since_ns = now_ns
 
@@ -317,6 +332,7 @@ class Session:
             self._outgoing += self._downloads.begin_again(now_ns)
         else:
             self._downloads.clear()
+        self.detached.welcomed(now_ns, self._beat_ns, message.known)
 
     def _on_refused(self, now_ns: int, message: Refused) -> None:
         if message.code == "hello_first":
@@ -354,14 +370,18 @@ class Session:
             if message.status != Status.SUCCEEDED:
                 self._complete(now_ns, call, message, None)
             elif isinstance(result, Reference) and result.size:
+                self._sending.answered(now_ns, call)
+                call.state = CallState.FETCHING
                 self._fetch(now_ns, call, message, result)
             else:
                 self._complete(now_ns, call, message, b"" if isinstance(result, Reference) else result)
 
-    def _fetch(self, now_ns: int, call: Call, outcome: Outcome, reference: Reference) -> None:
-        self._sending.answered(now_ns, call)
-        call.state = CallState.FETCHING
-        self._outgoing += self._downloads.add(now_ns, Download(reference, call, outcome))
+    def _fetch(self, now_ns: int, owner: Call | Ask, outcome: Outcome | DetachedOutcome, reference: Reference) -> None:
+        self._outgoing += self._downloads.add(now_ns, Download(reference, owner, outcome))
+
+    def _stop_fetching(self, now_ns: int, ask: Ask) -> None:
+        for download in [download for download in self._downloads.everything() if download.owner is ask]:
+            self._outgoing += self._downloads.remove(now_ns, download.payload_id)
 
     def _on_output(self, _now_ns: int, message: Output) -> None:
         call = self._sending.numbered.get(message.call_number)
@@ -384,9 +404,11 @@ class Session:
 
     def _on_credit(self, now_ns: int, message: PayloadCredit) -> None:
         self._sending.on_credit(now_ns, message)
+        self.detached.spawning.on_credit(now_ns, message)
 
     def _on_stored(self, now_ns: int, message: PayloadStored) -> None:
         self._sending.on_stored(now_ns, message)
+        self.detached.spawning.on_stored(now_ns, message)
 
     def _on_chunk(self, now_ns: int, message: PayloadChunk) -> None:
         download = self._downloads.get(message.payload_id)
@@ -398,32 +420,47 @@ class Session:
         if not download.is_complete:
             return
         if download.is_correct:
-            self._end_download(now_ns, download, download.outcome, download.data())
+            self._end_download(now_ns, download, None)
         elif download.start_over():
             self._outgoing.append(download.begin(now_ns))
         else:
             damaged = Failure("lost", f"a result of {download.reference.size} bytes arrived damaged again and again")
-            self._end_download(now_ns, download, failed(download.owner, damaged), None)
+            self._end_download(now_ns, download, damaged)
 
-    def _end_download(self, now_ns: int, download: Download, outcome: Outcome, result: bytes | None) -> None:
+    def _end_download(self, now_ns: int, download: Download[Call | Ask], failure: Failure | None) -> None:
         self._outgoing += self._downloads.remove(now_ns, download.payload_id)
-        self._complete(now_ns, download.owner, outcome, result)
+        owner, outcome = download.owner, download.outcome
+        if isinstance(owner, Ask):
+            assert isinstance(outcome, DetachedOutcome)
+            if failure is None:
+                self.detached.fetched(owner, outcome, download.data())
+            else:
+                self.detached.not_fetched(owner, failure)
+        elif failure is not None:
+            self._complete(now_ns, owner, failed(owner, failure), None)
+        else:
+            assert isinstance(outcome, Outcome)
+            self._complete(now_ns, owner, outcome, download.data())
+
+    def _on_detached(self, now_ns: int, message: Message) -> None:
+        self.detached.handle(now_ns, message)
 
     def _on_payload_refused(self, now_ns: int, message: PayloadRefused) -> None:
         download = self._downloads.get(message.payload_id)
         if download is not None and self.is_open:
             self._on_download_refused(now_ns, download, message.failure)
+        self.detached.spawning.on_payload_refused(now_ns, message, self._sending.body_under(message.payload_id))
         for call in self._sending.on_refused(now_ns, message):
             self._complete(now_ns, call, failed(call, message.failure), None)
 
-    def _on_download_refused(self, now_ns: int, download: Download, failure: Failure) -> None:
+    def _on_download_refused(self, now_ns: int, download: Download[Call | Ask], failure: Failure) -> None:
         """A result is gone: for good, or because the session was silent for so long that it was ended.
 
         A hello tells which: a scheduler that has forgotten the session is sent its calls again, one that knows it is
         asked once more.
         """
-        if download.was_refused:
-            self._end_download(now_ns, download, failed(download.owner, failure), None)
+        if download.was_refused or isinstance(download.owner, Ask):
+            self._end_download(now_ns, download, failure)
         else:
             download.was_refused = True
             self.connection_made(now_ns)
@@ -442,4 +479,5 @@ class Session:
         PayloadStored: _on_stored,
         PayloadChunk: _on_chunk,
         PayloadRefused: _on_payload_refused,
+        **dict.fromkeys(Detached.MESSAGES, _on_detached),
     }

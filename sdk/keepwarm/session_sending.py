@@ -7,6 +7,7 @@ needs it; a call keeps its number for good.
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from keepwarm.held_calls import HeldCalls
 from keepwarm.session_calls import Call, CallState, Function
@@ -23,11 +24,14 @@ from keepwarm_wire.messages import (
     Submit,
 )
 
-__all__ = ["Sending"]
+__all__ = ["Sending", "next_chunks"]
 
 CHUNKS_PER_TURN = 4
 CALLS_PER_TURN = 4096
 """At most so many calls are made ready in one turn, so that beats and cancels get in between."""
+
+
+T = TypeVar("T")
 
 
 class Sending:
@@ -44,7 +48,7 @@ class Sending:
         self._small = HeldCalls()
         self._large = HeldCalls()
         self._bodies_wanted: list[Function] = []
-        self._uploads: Transfers[Upload] = Transfers()
+        self._uploads: Transfers[Upload[Call | Function]] = Transfers()
         self._payloads_made = 0
         self._inflight_calls = 0
         self._inflight_bytes = 0
@@ -65,11 +69,21 @@ class Sending:
         call.state = CallState.HELD
         if function.lacks_body:
             function.waiting.append(call)
-            if not function.body_wanted:
-                function.body_wanted = True
-                self._bodies_wanted.append(function)
+            self.want_body(function)
         else:
             (self._large if call.is_large else self._small).append(call)
+
+    def want_body(self, function: Function) -> None:
+        """See that a large body gets to the scheduler."""
+        if not function.body_wanted:
+            function.body_wanted = True
+            self._bodies_wanted.append(function)
+
+    def introduce(self, function: Function) -> None:
+        """Declare a function unless that was done."""
+        if not function.is_declared:
+            function.is_declared = True
+            self.outgoing.append(function.declaration())
 
     def unanswered(self) -> list[Call]:
         """Every call that is not done, in the order in which they would be sent again."""
@@ -130,7 +144,7 @@ class Sending:
         """Repeat what has stalled and make ready what the credit allows."""
         self.outgoing += self._uploads.tick(now_ns)
         for function in self._bodies_wanted:
-            upload = Upload(function.payload_id, function.body, function.sha256, function)
+            upload: Upload[Call | Function] = Upload(function.payload_id, function.body, function.sha256, function)
             self.outgoing += self._uploads.add(now_ns, upload)
         self._bodies_wanted.clear()
         self._send_small()
@@ -147,13 +161,7 @@ class Sending:
 
     def chunks(self, now_ns: int) -> list[PayloadChunk]:
         """The next pieces of uploads that the scheduler has credit for: a few, of each upload in turn."""
-        chunks: list[PayloadChunk] = []
-        for upload in [upload for upload in self._uploads.active() if upload.sendable][:CHUNKS_PER_TURN]:
-            chunk = upload.next_chunk(now_ns)
-            if chunk is not None:
-                chunks.append(chunk)
-                self._uploads.rotate(upload.payload_id)
-        return chunks
+        return next_chunks(self._uploads, now_ns)
 
     def _send_small(self) -> None:
         small = self._small
@@ -183,7 +191,7 @@ class Sending:
             call.state = CallState.UPLOADING
             call.payload_id = call.payload_id or self._new_payload_id()
             call.sha256 = call.sha256 or hashlib.sha256(call.arguments).digest()
-            upload = Upload(call.payload_id, call.arguments, call.sha256, call)
+            upload: Upload[Call | Function] = Upload(call.payload_id, call.arguments, call.sha256, call)
             self.outgoing += self._uploads.add(now_ns, upload)
 
     def _take_credit(self, call: Call, size: int) -> None:
@@ -194,9 +202,7 @@ class Sending:
 
     def _submit(self, call: Call) -> None:
         function = call.function
-        if not function.is_declared:
-            function.is_declared = True
-            self.outgoing.append(function.declaration())
+        self.introduce(function)
         if call.number == 0:
             self.last_number += 1
             call.number = self.last_number
@@ -253,8 +259,24 @@ class Sending:
         owner = upload.owner
         return [owner] if isinstance(owner, Call) else self._take_waiting(owner)
 
+    def body_under(self, payload_id: bytes) -> Function | None:
+        """The function whose body is on its way as this payload."""
+        upload = self._uploads.get(payload_id)
+        return upload.owner if upload is not None and isinstance(upload.owner, Function) else None
+
     def _take_waiting(self, function: Function) -> list[Call]:
         waiting = [call for call in function.waiting if call.state is CallState.HELD]
         function.waiting.clear()
         function.body_wanted = False  # after a refusal the next call tries again: a full disk does not stay full
         return waiting
+
+
+def next_chunks(uploads: Transfers[Upload[T]], now_ns: int) -> list[PayloadChunk]:
+    """The next pieces of uploads that the scheduler has credit for: a few, of each upload in turn."""
+    chunks: list[PayloadChunk] = []
+    for upload in [upload for upload in uploads.active() if upload.sendable][:CHUNKS_PER_TURN]:
+        chunk = upload.next_chunk(now_ns)
+        if chunk is not None:
+            chunks.append(chunk)
+            uploads.rotate(upload.payload_id)
+    return chunks

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
-from keepwarm.session_calls import Call, Function
 from keepwarm_wire.fields import CHUNK_BYTES_MAX
-from keepwarm_wire.messages import Outcome, PayloadChunk, PayloadCredit, PayloadOffer, Reference
+from keepwarm_wire.messages import DetachedOutcome, Outcome, PayloadChunk, PayloadCredit, PayloadOffer, Reference
 
 __all__ = ["ACTIVE_MAX", "WINDOW_BYTES", "Download", "Transfers", "Upload"]
 
@@ -27,13 +26,15 @@ ACTIVE_MAX = 4
 
 DIGEST_ATTEMPTS_MAX = 3
 
+Owner = TypeVar("Owner")
 
-class Upload:
+
+class Upload(Generic[Owner]):
     """Bytes that the scheduler is to have, and the call or function that waits for them."""
 
     __slots__ = ("_data", "_limit", "_moved_ns", "_rewind", "_sent", "owner", "payload_id", "sha256", "size")
 
-    def __init__(self, payload_id: bytes, data: bytes, sha256: bytes, owner: Call | Function) -> None:
+    def __init__(self, payload_id: bytes, data: bytes, sha256: bytes, owner: Owner) -> None:
         self.payload_id = payload_id
         self.size = len(data)
         self.sha256 = sha256
@@ -81,7 +82,7 @@ class Upload:
         return self._moved_ns + STALL_NS
 
 
-class Download:
+class Download(Generic[Owner]):
     """A result on its way here, with the call that waits for it and the outcome that announced it."""
 
     __slots__ = (
@@ -98,7 +99,7 @@ class Download:
         "was_refused",
     )
 
-    def __init__(self, reference: Reference, owner: Call, outcome: Outcome) -> None:
+    def __init__(self, reference: Reference, owner: Owner, outcome: Outcome | DetachedOutcome) -> None:
         self.payload_id = reference.payload_id
         self.reference = reference
         self.owner = owner

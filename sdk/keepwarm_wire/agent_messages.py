@@ -62,7 +62,10 @@ class MakeLock(NamedTuple):
 
 
 class StartInstance(NamedTuple):
-    """Build the environment if it is not on disk, then start a process in it."""
+    """Build the environment if it is not on disk, then start a process in it.
+
+    ``gpu`` is what it may use of the node's GPUs, in thousandths; ``gpus`` is the whole ones of them.
+    """
 
     command: Count
     instance_id: Count
@@ -75,6 +78,7 @@ class StartInstance(NamedTuple):
     gpus: Small
     startup_timeout_us: Duration
     keep_alive_us: Duration
+    gpu: Amount = 0
 
 
 class StopInstance(NamedTuple):
@@ -126,10 +130,14 @@ class Final(NamedTuple):
 
 
 class AgentBeatReply(NamedTuple):
-    """Answer to a heartbeat: everything up to ``last_command`` has been sent before this."""
+    """Answer to a heartbeat: everything up to ``last_command`` has been sent before this.
+
+    ``next_beat_us`` is when the next heartbeat is due, counted from now; 0 leaves it as it was.
+    """
 
     beat_number: Count
     last_command: Count
+    next_beat_us: Duration = 0
 
 
 # ---------------------------------------------------------------- agent to scheduler

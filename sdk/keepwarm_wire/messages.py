@@ -47,6 +47,7 @@ from keepwarm_wire.detached_messages import (
     ShowDetached,
     SubmitDetached,
 )
+from keepwarm_wire.node_messages import CordonNode, NodeChanged, NodeRefused, ShowNode
 from keepwarm_wire.records import (
     CallReport,
     EnvironmentState,
@@ -125,6 +126,7 @@ __all__ = [
     "ClientBeat",
     "ClientBeatReply",
     "ClientHello",
+    "CordonNode",
     "DeclareFunction",
     "DetachedAccepted",
     "DetachedCancelled",
@@ -167,7 +169,9 @@ __all__ = [
     "Message",
     "NeedFunction",
     "NewToken",
+    "NodeChanged",
     "NodeLoad",
+    "NodeRefused",
     "Outcome",
     "Output",
     "Pair",
@@ -188,6 +192,7 @@ __all__ = [
     "RotateKey",
     "RunningAttempt",
     "ShowDetached",
+    "ShowNode",
     "StartInstance",
     "Status",
     "StatusReply",
@@ -278,4 +283,8 @@ TAGS: dict[int, type[Any]] = {
     120: DetachedShown,
     121: DetachedCancelled,
     122: DetachedForgotten,
+    123: CordonNode,
+    124: ShowNode,
+    125: NodeChanged,
+    126: NodeRefused,
 }

@@ -117,7 +117,10 @@ class FunctionLease(NamedTuple):
 
 
 class InstanceState(NamedTuple):
-    """One instance in an agent's heartbeat. ``state`` is a state of the agent's instance table."""
+    """One instance in an agent's heartbeat. ``state`` is a state of the agent's instance table.
+
+    ``gpu`` is what it holds of the node's GPUs, in thousandths.
+    """
 
     instance_id: Count
     pool: Digest
@@ -129,6 +132,7 @@ class InstanceState(NamedTuple):
     idle_us: Duration
     leases: Annotated[tuple[FunctionLease, ...], Many]
     attempts: Annotated[tuple["RunningAttempt", ...], Many]
+    gpu: Amount = 0
 
 
 class RunningAttempt(NamedTuple):

@@ -166,10 +166,14 @@ class ClientBeat(NamedTuple):
 
 
 class ClientBeatReply(NamedTuple):
-    """Answer to a beat: ``missing`` are the numbers at or below ``submitted_up_to`` that never arrived."""
+    """Answer to a beat: ``missing`` are the numbers at or below ``submitted_up_to`` that never arrived.
+
+    ``next_beat_us`` is when the next beat is due, counted from now; 0 leaves it as it was.
+    """
 
     beat_number: Count
     missing: Annotated[tuple[Count, ...], Many]
+    next_beat_us: Duration = 0
 
 
 class Outcome(NamedTuple):

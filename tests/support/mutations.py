@@ -6,9 +6,14 @@ failure is repeated by the seed and the number that the failing test prints.
 
 import random
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
 
 from keepwarm_wire.codec import encode_frame
 from keepwarm_wire.messages import TAGS
+from support.golden import read_golden
 from support.wire_values import example
 
 __all__ = ["CLAIMS", "Mutation", "corpus", "mutate"]
@@ -17,6 +22,40 @@ Mutation = Callable[[random.Random, bytes], bytes]
 
 HEADERS = tuple(range(0x80, 0xA8)) + tuple(range(0xC0, 0x100))
 """First bytes of MessagePack values: small maps, arrays and texts, then everything with a type of its own."""
+
+GOLDEN = Path(__file__).parents[1] / "unit" / "wire" / "golden"
+
+FOREIGN: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    1,
+    -1,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 53) + 1,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 1,
+    -(1 << 63),
+    1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "\0",
+    "x" * 513,
+    "\u202e",
+    b"",
+    b"x" * 16,
+    b"x" * 32,
+    b"x" * 65_537,
+    [],
+    [[]],
+    [None] * 40,
+    {},
+    {"a": 1},
+)
+"""Values that are put in the place of others: of every type, and at and beyond the limits of fields."""
 
 INTRUDERS = (
     b"\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00",  # NaN
@@ -96,14 +135,32 @@ def _splice(rng: random.Random, frame: bytes) -> bytes:
     return frame[: rng.randrange(len(frame) + 1)] + other[rng.randrange(len(other)) :]
 
 
+def _exchange(rng: random.Random, frame: bytes) -> bytes:
+    """Well-formed all the way down: one value somewhere in a message becomes another, or is left out."""
+    del frame  # taken from the rows instead, which are unpacked already
+    rows: Any = rng.choice(_ROWS)
+    path: list[tuple[Any, int]] = []
+    while type(rows) is list and rows and (not path or rng.random() < 0.8):
+        path.append((rows, rng.randrange(len(rows))))
+        rows = rows[path[-1][1]]
+    value: Any = rng.choice(FOREIGN)
+    for level, (inside, at) in enumerate(reversed(path)):
+        is_left_out = level == 0 and rng.random() < 0.1
+        value = [*inside[:at], *([] if is_left_out else [value]), *inside[at + 1 :]]
+    return bytes(msgpack.packb(value))
+
+
 def corpus() -> list[bytes]:
-    """Real frames: each message alone, with two fillings, and a few frames of several messages."""
-    alone = [encode_frame([example(cls, seed)]) for cls in TAGS.values() for seed in (0, 1)]
-    together = [encode_frame([example(cls, 2) for cls in list(TAGS.values())[at : at + 5]]) for at in range(0, 40, 5)]
-    return alone + together
+    """Real frames: the golden ones, each message alone with two fillings, and a few frames of several messages."""
+    golden = [bytes.fromhex(entry.hex) for file in sorted(GOLDEN.glob("*.json")) for entry in read_golden(file)]
+    kinds = list(TAGS.values())
+    alone = [encode_frame([example(cls, seed)]) for cls in kinds for seed in (0, 1)]
+    together = [encode_frame([example(cls, 2) for cls in kinds[at : at + 5]]) for at in range(0, len(kinds), 5)]
+    return list(dict.fromkeys(golden + alone + together))
 
 
 _CORPUS = corpus()
+_ROWS = [msgpack.unpackb(frame) for frame in _CORPUS]
 
 MUTATIONS: tuple[Mutation, ...] = (
     _flip_bits,
@@ -119,6 +176,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     _append,
     _nest,
     _splice,
+    _exchange,
+    _exchange,
+    _exchange,
 )
 
 

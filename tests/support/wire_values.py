@@ -7,7 +7,7 @@ import types
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from keepwarm_wire import agent_messages, detached_messages, security_messages, session_messages
+from keepwarm_wire import agent_messages, detached_messages, node_messages, security_messages, session_messages
 from keepwarm_wire import records as wire_records
 from keepwarm_wire.fields import Bounds
 from keepwarm_wire.messages import TAGS
@@ -36,7 +36,14 @@ class BadValue(NamedTuple):
 
 def records() -> list[type[Any]]:
     """Every NamedTuple that the messages are or are made of, module by module in the order of the source."""
-    modules = (wire_records, session_messages, agent_messages, security_messages, detached_messages)
+    modules = (
+        wire_records,
+        session_messages,
+        agent_messages,
+        security_messages,
+        detached_messages,
+        node_messages,
+    )
     return [
         value
         for module in modules

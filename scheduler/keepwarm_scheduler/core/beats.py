@@ -17,7 +17,7 @@ from keepwarm_scheduler.core.dispatching import (
     stop,
 )
 from keepwarm_scheduler.core.instances import end_instance, instance_ready, new_room
-from keepwarm_scheduler.core.nodes import new_capacity
+from keepwarm_scheduler.core.nodes import new_capacity, use_again
 from keepwarm_scheduler.core.places import set_environments
 from keepwarm_scheduler.core.recovery import claim, node_reported
 from keepwarm_scheduler.core.starting import consider_starts, measure_memory, register_instance, resolve, unlock
@@ -48,7 +48,8 @@ def on_beat(cluster: Cluster, node: Node, beat: AgentBeat) -> None:
     _repair_locks(cluster, node, beat)
     if not (cluster.is_recovering and _hands_over(cluster, beat)):
         node_reported(cluster, node.name)
-    cluster.send(node, AgentBeatReply(beat.beat_number, node.last_command))
+    cluster.send(node, AgentBeatReply(beat.beat_number, node.last_command, cluster.next_beat_us()))
+    use_again(cluster, node)
     if was_first:
         new_capacity(cluster)
     serve_node(cluster, node)
@@ -149,6 +150,9 @@ def _adopt_instance(cluster: Cluster, node: Node, reported: ReportedInstance) ->
         instance.memory_bytes = pool.shape.memory_bytes
     instance.ready_ns = 1
     register_instance(cluster, instance)
+    if not pool.python:
+        instance.gpu = reported.gpu
+        node.free["gpu"] -= reported.gpu
     return instance
 
 

@@ -5,8 +5,10 @@ copy of the right one) is answered by *final*, so that the node may forget it, a
 """
 
 from keepwarm_scheduler.core import notices
+from keepwarm_scheduler.core.at_most_once import forget_doubt
 from keepwarm_scheduler.core.cluster import Cluster
-from keepwarm_scheduler.core.decisions import Decision, Finished, Reason, note
+from keepwarm_scheduler.core.decisions import Decision, Reason, note
+from keepwarm_scheduler.core.detached_ends import tried
 from keepwarm_scheduler.core.dispatching import (
     await_lease,
     free_instance,
@@ -16,7 +18,7 @@ from keepwarm_scheduler.core.dispatching import (
     stop,
 )
 from keepwarm_scheduler.core.instances import end_instance, new_room, suspend
-from keepwarm_scheduler.core.outcomes import fail, record, report_of
+from keepwarm_scheduler.core.outcomes import end_in_doubt, fail, record, report_of
 from keepwarm_scheduler.core.pressure import offer
 from keepwarm_scheduler.core.starting import admit, consider_starts
 from keepwarm_scheduler.core.state import Attempt, Call, Instance, Node
@@ -30,7 +32,6 @@ __all__ = [
     "attempt_refused",
     "attempt_started",
     "cancel",
-    "forget",
     "give_up_held",
     "lose_attempt",
     "place_again",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 _CRASH_KINDS = frozenset({"process_died", "out_of_memory"})
+_GIVEN_UP_MAX = 10_000
 _RETRY_BASE_NS = 500_000_000
 _RETRY_MAX_NS = 30_000_000_000
 
@@ -100,6 +102,7 @@ def attempt_refused(cluster: Cluster, node: Node, message: AttemptRefused) -> No
         suspend(cluster, attempt.instance)
     _end_attempt(cluster, attempt)
     if attempt.call is not None:
+        forget_doubt(cluster, attempt.key)  # it was not run
         note(attempt.call, Decision(Reason.REFUSED, cluster.now_ns, node.name, attempt.instance.instance_id))
         place_again(cluster, attempt.call)
 
@@ -117,8 +120,14 @@ def lose_attempt(cluster: Cluster, attempt: Attempt, *, was_node_lost: bool) -> 
         Decision(Reason.LOST, cluster.now_ns, instance.node.name, instance.instance_id, (call.lost_nodes,)),
     )
     if not was_node_lost:
+        forget_doubt(cluster, attempt.key)  # the node never had it
         place_again(cluster, call)
         return
+    if call.function.options.at_most_once:
+        end_in_doubt(cluster, call, f"Node {instance.node.name}, to which the call had been sent, was lost.")
+        return
+    if call.session.is_keeper:
+        tried(cluster, call)
     limit = call.function.options.retries.lost_node
     if call.lost_nodes > limit and not call.cancel_reason:
         node = attempt.instance.node.name
@@ -151,8 +160,17 @@ def attempt_done(cluster: Cluster, node: Node, message: AttemptDone) -> None:
         _end_call(cluster, node, call, attempt, message)
     _after_use(cluster, instance, attempt)
     if call is not None and is_given_up:
-        place_again(cluster, call)
+        _resume(cluster, call, attempt)
     serve_node(cluster, node)
+
+
+def _resume(cluster: Cluster, call: Call, attempt: Attempt) -> None:
+    if call.function.options.at_most_once:
+        attempt.call = call.attempt = None
+        place = attempt.instance.node.name
+        end_in_doubt(cluster, call, f"An earlier scheduler stopped the call while it ran on node {place}.")
+    else:
+        place_again(cluster, call)
 
 
 def _end_call(cluster: Cluster, node: Node, call: Call, attempt: Attempt, message: AttemptDone) -> None:
@@ -164,8 +182,8 @@ def _end_call(cluster: Cluster, node: Node, call: Call, attempt: Attempt, messag
     if call.crashes >= cluster.config.crashes_max and failure is not None and failure.kind in _CRASH_KINDS:
         status = Status.POISONED
         failure = failure._replace(kind="poisoned", message=f"{failure.message} It did so {call.crashes} times.")
-    record(cluster, call, status, message.result, failure, report_of(attempt, call, message))
-    call.settled_attempt = (node, message.attempt)
+    report = report_of(attempt, call, message)
+    record(cluster, call, status, message.result, failure, report, (node, message.attempt))
 
 
 def _after_use(cluster: Cluster, instance: Instance, attempt: Attempt) -> None:
@@ -190,6 +208,10 @@ def _stale_outcome(cluster: Cluster, node: Node, message: AttemptDone) -> None:
         # By a scheduler for its own reasons (a client gone silent): who wants the call cancelled will ask again.
         cluster.settle(node, message.attempt)
         return
+    if message.attempt in cluster.given_up:
+        cluster.settle(node, message.attempt)  # again: the first word of that was lost
+        cluster.drop(message.result)
+        return
     if epoch_of(message.attempt) < cluster.epoch and (session is None or message.call_number not in session.seen):
         if key not in cluster.held:
             cluster.held[key] = (node, message)
@@ -205,13 +227,15 @@ def _stale_outcome(cluster: Cluster, node: Node, message: AttemptDone) -> None:
 
 def take_held(cluster: Cluster, call: Call, node: Node, message: AttemptDone) -> None:
     """An outcome that a node kept while the scheduler was away is the call's outcome."""
-    record(cluster, call, message.status, message.result, message.failure, None)
-    call.settled_attempt = (node, message.attempt)
+    record(cluster, call, message.status, message.result, message.failure, None, (node, message.attempt))
 
 
 def give_up_held(cluster: Cluster, key: tuple[bytes, int]) -> None:
     """The client of a kept outcome did not come back: the node may forget it."""
     node, message = cluster.held.pop(key)
+    cluster.given_up[message.attempt] = None
+    if len(cluster.given_up) > _GIVEN_UP_MAX:
+        cluster.given_up.popitem(last=False)
     cluster.settle(node, message.attempt)
     cluster.drop(message.result)
 
@@ -243,8 +267,10 @@ def _is_retried(cluster: Cluster, call: Call, failure: Failure | None) -> bool:
         allowed = used <= limits.exceptions
     else:
         return False
-    if not allowed or call.cancel_reason:
+    if not allowed or call.cancel_reason or call.function.options.at_most_once:
         return False
+    if call.session.is_keeper:
+        tried(cluster, call)
     if call.state is CallState.DISPATCHED:
         change(call, CALL, CallState.RUNNING)
     change(call, CALL, CallState.QUEUED)
@@ -302,28 +328,3 @@ def abandon(cluster: Cluster, attempt: Attempt) -> None:
         del cluster.unclaimed[attempt.key]
         cluster.cancel_timer("unclaimed", attempt.token)
     send_cancel(cluster, attempt)
-
-
-def forget(cluster: Cluster, call: Call) -> None:
-    """The client has the outcome: nothing of the call remains but its number in the session's seen set."""
-    if call.state is not CallState.DONE:
-        return
-    call.session.calls.pop(call.number, None)
-    outcome = call.outcome
-    if outcome is not None:
-        cluster.drop(outcome.result)
-        failure = "" if outcome.failure is None else outcome.failure.kind
-        cluster.history.finished(
-            call.key,
-            Finished(
-                call.function.declaration.name,
-                outcome.status,
-                failure,
-                call.submitted_ns,
-                call.outcome_ns,
-                outcome.report,
-                call.decisions,
-            ),
-        )
-    if call.settled_attempt is not None:
-        cluster.settle(*call.settled_attempt)

@@ -7,11 +7,13 @@ knows nothing of policy. Effects are collected, not performed: a turn changes st
 from collections import OrderedDict
 from collections.abc import Hashable
 
+from keepwarm_scheduler.core.beat_pacing import BeatPace
 from keepwarm_scheduler.core.config import CoreConfig
 from keepwarm_scheduler.core.decisions import History
+from keepwarm_scheduler.core.detached_records import Book
 from keepwarm_scheduler.core.effects import DropPayload, Effect, Send
 from keepwarm_scheduler.core.estimates import StartCosts
-from keepwarm_scheduler.core.state import Attempt, Call, Environment, Instance, Node, Pool, Session
+from keepwarm_scheduler.core.state import Attempt, Call, Cordon, Environment, Instance, Node, Pool, Session
 from keepwarm_scheduler.core.wheel import TimingWheel
 from keepwarm_wire.identifiers import token
 from keepwarm_wire.messages import AttemptDone, Final, LeaseBroken, Message, Payload, Reference
@@ -40,6 +42,9 @@ class Cluster:
         self.admins: dict[bytes, None] = {}
         self.sessions: dict[bytes, Session] = {}
         self.nodes: dict[str, Node] = {}
+        self.cordons: dict[str, Cordon] = {}
+        """Nodes that an operator has taken out of use, whether or not they are here."""
+        self.pace = BeatPace(config)
         self.environments: dict[tuple[str, bytes], Environment] = {}
         self.locking: dict[tuple[str, bytes], Environment] = {}
         """Environments whose lock a node is making."""
@@ -75,11 +80,15 @@ class Cluster:
         """Attempts found on nodes after a restart, whose clients have not come back yet."""
         self.held: dict[tuple[bytes, int], tuple[Node, AttemptDone]] = {}
         """Outcomes that nodes kept over a restart, whose clients have not come back yet."""
+        self.given_up: OrderedDict[int, None] = OrderedDict()
+        """Attempts whose kept outcomes nobody has come for, the latest."""
         self.waiting_nodes: dict[str, None] = {}
         """Nodes of the last epoch that have not reported yet."""
         self.recovering: dict[tuple[bytes, int], Call] = {}
         """Calls sent again that one of those nodes may be running."""
         self.is_recovering = False
+        self.book = Book()
+        """Detached calls."""
         self.capacity_version = 0
         """Grows whenever a node could take an instance that it could not take before."""
         self.had_client = False
@@ -129,7 +138,7 @@ class Cluster:
         for name, attempts in self._finals.items():
             node = self.nodes.get(name)
             if node is not None:
-                self.send(node, Final(tuple(attempts)))
+                self.send(node, Final(tuple(attempts)), after_sync=True)
         self._finals = {}
 
     def add_pool(self, pool: Pool) -> Pool:
@@ -155,6 +164,15 @@ class Cluster:
             self.cancel_timer("recheck", pool.key)
 
     # ------------------------------------------------------------ time
+
+    @property
+    def peers_count(self) -> int:
+        """How many nodes and clients beat, at most."""
+        return len(self.nodes) + len(self.sessions)
+
+    def next_beat_us(self) -> int:
+        """In how long the peer that has just been heard is to beat again."""
+        return self.pace.next_beat_ns(self.now_ns, self.peers_count) // 1_000
 
     def timer(self, kind: str, subject: Hashable, delay_ns: int) -> None:
         """Have something happen after a delay; setting it again moves it."""

@@ -23,7 +23,8 @@ def coldness(cluster: Cluster, pool: Pool) -> tuple[Coldness, int, str]:
         if instance.state is InstanceState.SUSPENDED:
             return Coldness.NODE_LOST, 0, instance.node.name
         if instance.state is InstanceState.IDLE:
-            return Coldness.NO_CPU, 0, instance.node.name
+            is_closed = instance.node.is_closed
+            return Coldness.CLOSED if is_closed else Coldness.NO_CPU, 0, instance.node.name
         if instance.state is InstanceState.STOPPING:
             return CAUSES.get(instance.stop_cause, Coldness.DIED), 0, instance.node.name
     ending = cluster.history.ending(pool.key)

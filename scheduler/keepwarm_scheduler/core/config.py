@@ -6,6 +6,7 @@ __all__ = ["CoreConfig", "MILLISECOND_NS", "SECOND_NS"]
 
 SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
+HOUR_US = 3_600_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,10 @@ class CoreConfig:
     tick_ns: int = 100 * MILLISECOND_NS
     """Resolution of leases: an instance ends at most one tick after its deadline."""
     beat_interval_ns: int = 2 * SECOND_NS
+    beats_per_second_max: int = 200
+    """Of all peers together: beyond 400 of them they beat less often than every ``beat_interval_ns``."""
     suspect_beats: int = 3
+    """A node that has missed so many beats is given nothing new."""
     node_lost_ns: int = 30 * SECOND_NS
     """A node unheard for so long is lost: its calls are placed again."""
     reconnect_grace_ns: int = 1 * SECOND_NS
@@ -43,6 +47,20 @@ class CoreConfig:
     start_attempts_max: int = 3
     crashes_max: int = 3
     expiries_per_turn_max: int = 1_000
+    result_ttl_us: int = 24 * HOUR_US
+    """How long the outcome of a detached call is kept when its submit does not say."""
+    result_ttl_max_us: int = 30 * 24 * HOUR_US
+    detached_bytes_max: int = 4 << 30
+    """Arguments and results of detached calls on disk; beyond this no more calls are accepted."""
+    detached_calls_max: int = 1_000_000
+    """The same for their number, finished ones with unexpired results included."""
+    key_retention_ns: int = 24 * HOUR_US * 1_000
+    tombstone_ns: int = 7 * 24 * HOUR_US * 1_000
+    tombstones_max: int = 100_000
+    doubt_ns: int = 24 * HOUR_US * 1_000
+    """For so long it is remembered that a call may have run that must not run twice."""
+    detached_infeasible_ns: int = 600 * SECOND_NS
+    """A detached call that no node could ever run fails after this; without any node it waits."""
 
     @classmethod
     def for_local(cls) -> "CoreConfig":

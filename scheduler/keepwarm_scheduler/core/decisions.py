@@ -96,12 +96,15 @@ class Coldness(IntEnum):
     ALL_BUSY = 11
     NO_CPU = 12
     PRIVATE = 13
+    DRAINED = 14
+    CLOSED = 15
 
 
 CAUSES: Final[dict[str, Coldness]] = {
     "expired": Coldness.EXPIRED,
     "orphan": Coldness.EXPIRED,
     "evicted": Coldness.EVICTED,
+    "evicted: drain": Coldness.DRAINED,
     "node lost": Coldness.NODE_LOST,
     "released": Coldness.RELEASED,
     "stopped": Coldness.STOPPED,

@@ -6,6 +6,7 @@ instance is idle; a call ends, the next one waits) looks at one pool and one nod
 """
 
 from keepwarm_scheduler.core import notices
+from keepwarm_scheduler.core.at_most_once import send_dispatch
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.decisions import Decision, Reason, note
 from keepwarm_scheduler.core.leases import UNKNOWN_TERM, Lease
@@ -19,6 +20,7 @@ __all__ = [
     "await_lease",
     "book",
     "claim",
+    "close_node",
     "dispatch",
     "enqueue",
     "expire",
@@ -26,6 +28,7 @@ __all__ = [
     "has_cpu",
     "hold_lease",
     "next_call",
+    "open_node",
     "park",
     "rebuild_lease",
     "release_booking",
@@ -78,6 +81,8 @@ def serve_node(cluster: Cluster, node: Node) -> None:
 
     An instance that nothing waits for goes back to where calls look first.
     """
+    if node.is_closed:
+        return
     while node.parked:
         waiting: list[tuple[Claim, bytes]] = []
         for key, instances in list(node.parked.items()):
@@ -142,8 +147,27 @@ def take_off_idle(instance: Instance) -> None:
 
 
 def put_on_idle(instance: Instance) -> None:
-    """An instance that just served, or just became ready, is used next."""
-    instance.pool.idle.append(instance)
+    """An instance that just served, or just became ready, is used next, unless its node is to be given nothing new."""
+    if instance.node.is_closed:
+        park(instance)
+    else:
+        instance.pool.idle.append(instance)
+
+
+def close_node(node: Node) -> None:
+    """From now on no call is sent to the node: its idle instances are set aside. What runs goes on."""
+    if not node.is_closed:
+        node.is_closed = True
+        for instance in node.instances.values():
+            if instance.state is InstanceState.IDLE and not instance.is_parked:
+                instance.pool.idle.remove(instance)
+                park(instance)
+
+
+def open_node(cluster: Cluster, node: Node) -> None:
+    """Calls are sent to the node again: its idle instances take those that wait."""
+    node.is_closed = False
+    serve_node(cluster, node)
 
 
 # ---------------------------------------------------------------- attempts
@@ -203,21 +227,22 @@ def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
     cluster.attempts[attempt.token] = node.attempts[attempt.token] = attempt
     book(attempt)
     options = function.options
-    cluster.send(
-        node,
-        Dispatch(
-            attempt.command,
-            instance.instance_id,
-            attempt.token,
-            session.session_id,
-            call.number,
-            declaration.version,
-            options.keep_alive_us,
-            options.startup_timeout_us,
-            options.run_timeout_us,
-            call.arguments,
-        ),
+    message = Dispatch(
+        attempt.command,
+        instance.instance_id,
+        attempt.token,
+        session.session_id,
+        call.number,
+        declaration.version,
+        options.keep_alive_us,
+        options.startup_timeout_us,
+        options.run_timeout_us,
+        call.arguments,
     )
+    if session.is_keeper or options.at_most_once:
+        send_dispatch(cluster, node, call, message)
+    else:
+        cluster.send(node, message)
 
 
 def _note_dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "DropPayload",
     "Effect",
     "ForgetCall",
+    "ForgetCordon",
     "ForgetDispatch",
     "ForgetFunction",
     "ForgetKey",
@@ -23,6 +24,7 @@ __all__ = [
     "SaveAttempts",
     "SaveCall",
     "SaveCancel",
+    "SaveCordon",
     "SaveDispatch",
     "SaveFunction",
     "SaveKey",
@@ -79,6 +81,21 @@ class ForgetNode(NamedTuple):
     """This node left on purpose and holds nothing."""
 
     name: str
+
+
+class SaveCordon(NamedTuple):
+    """An operator has taken this node out of use: that holds until it is undone."""
+
+    node: str
+    is_drain: bool
+    max_wait_us: int
+    stop: bool
+
+
+class ForgetCordon(NamedTuple):
+    """The node is in use again."""
+
+    node: str
 
 
 # ---------------------------------------------------------------- detached calls
@@ -222,6 +239,8 @@ Saved = (
     SaveLock
     | SaveNode
     | ForgetNode
+    | SaveCordon
+    | ForgetCordon
     | SaveFunction
     | ForgetFunction
     | SaveCall
@@ -242,6 +261,8 @@ RECORDS: frozenset[type] = frozenset(
         SaveLock,
         SaveNode,
         ForgetNode,
+        SaveCordon,
+        ForgetCordon,
         SaveFunction,
         ForgetFunction,
         SaveCall,

@@ -12,6 +12,7 @@ __all__ = [
     "Principal",
     "Restored",
     "SavedCall",
+    "SavedCordon",
     "SavedDetached",
     "SavedEnd",
     "SavedFunction",
@@ -143,12 +144,22 @@ class SavedDetached(NamedTuple):
 NO_DETACHED = SavedDetached()
 
 
+class SavedCordon(NamedTuple):
+    """An operator's order about a node: it is out of use. See ``state.Cordon``."""
+
+    node: str
+    is_drain: bool
+    max_wait_us: int
+    stop: bool
+
+
 class Restored(NamedTuple):
-    """What an earlier run left on disk: locks, the nodes that may still hold its attempts, detached calls."""
+    """What an earlier run left on disk: locks, nodes that may still hold its attempts, detached calls, cordons."""
 
     locks: tuple[SavedLock, ...]
     nodes: tuple[str, ...]
     detached: SavedDetached = NO_DETACHED
+    cordons: tuple[SavedCordon, ...] = ()
 
 
 Event = PeerMessage | PeerLost | Tick | Restored

@@ -28,6 +28,8 @@ _COLD: dict[Coldness, str] = {
     "started",
     Coldness.EXPIRED: "the lease of the last warm process, on {node}, had run out {ago}",
     Coldness.EVICTED: "the last warm process, on {node}, had been evicted {ago}, to make room for calls that waited",
+    Coldness.DRAINED: "the last warm process, on {node}, had been ended {ago}: an operator drained the node",
+    Coldness.CLOSED: "the last warm process is on {node}, which is given no calls now: cordoned, or not heard lately",
     Coldness.NODE_LOST: "the last warm process was on {node}, which is out of reach",
     Coldness.DIED: "the last warm process, on {node}, had died or been killed {ago}",
     Coldness.STOPPED: "the last warm process, on {node}, had been stopped {ago}",

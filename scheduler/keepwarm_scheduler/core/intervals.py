@@ -49,6 +49,20 @@ class IntervalSet:
             ends.insert(index + 1, number)
         return True
 
+    def fill(self, up_to: int) -> None:
+        """Add every number from 1 to ``up_to``, where all that are in the set lie in one run from 1.
+
+        >>> seen = IntervalSet()
+        >>> seen.fill(7)
+        >>> 7 in seen, 8 in seen
+        (True, False)
+        """
+        if not self._ends:
+            self._starts, self._ends = [1], [up_to]
+        else:
+            assert self._starts == [1], "there are gaps"
+            self._ends[0] = max(self._ends[0], up_to)
+
     def __contains__(self, number: int) -> bool:
         index = bisect_right(self._starts, number) - 1
         return index >= 0 and number <= self._ends[index]

@@ -11,7 +11,8 @@ from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.decisions import DECISIONS_KEPT, ENDINGS_KEPT, FINISHED_KEPT
 from keepwarm_scheduler.core.dispatching import has_cpu
 from keepwarm_scheduler.core.state import Attempt, Call, Instance, Node, Pool, Session
-from keepwarm_scheduler.core.transitions import CallState, InstanceState
+from keepwarm_scheduler.core.transitions import CallState, InstanceState, NodeState
+from keepwarm_wire.messages import Reference
 
 __all__ = ["check"]
 
@@ -45,6 +46,7 @@ def check(cluster: Cluster) -> None:
     _check_recovery(cluster)
     _check_locks(cluster)
     _check_places(cluster)
+    _check_detached(cluster)
     assert not cluster.effects, "effects of a turn are left over"
 
 
@@ -123,9 +125,11 @@ def _check_node(cluster: Cluster, node: Node) -> None:
         )
     for key, parked in node.parked.items():
         assert parked, f"{name}: an empty parking place"
-        assert not has_cpu(node, parked[0].pool), f"{name}: an instance is parked beside free cpu"
+        is_set_aside = node.is_closed or not has_cpu(node, parked[0].pool)
+        assert is_set_aside, f"{name}: an instance is parked beside free cpu"
         assert all(instance.node is node and instance.pool.key == key for instance in parked), f"{name}: wrong parking"
     assert not (set(node.ended) & set(node.instances)), f"{name}: an instance has ended and not ended"
+    _check_use(cluster, node)
     if node.is_lost:
         assert not node.attempts, f"{name} is lost and has attempts"
         states = Counter(instance.state for instance in node.instances.values())
@@ -134,6 +138,18 @@ def _check_node(cluster: Cluster, node: Node) -> None:
     is_filed = node.level in cluster.levels and cluster.levels[node.level].get(node.name) is node
     assert is_filed == (node.level >= 0), f"{name} is filed under level {node.level}, and not"
     assert is_filed or cluster.unfiled.get(node.name) is node, f"{name} is never looked at"
+
+
+def _check_use(cluster: Cluster, node: Node) -> None:
+    """What is closed is given nothing; what is fit is open."""
+    name = f"node {node.name}"
+    is_fit = node.state is NodeState.ALIVE and node.has_reported and node.name not in cluster.cordons
+    assert node.state is not NodeState.GONE, f"{name} is gone and listed"
+    assert not (node.is_closed and is_fit), f"{name} is closed for no reason"
+    assert node.is_closed or node.state is NodeState.ALIVE, f"{name} is {node.state} and open"
+    assert node.is_closed or node.name not in cluster.cordons, f"{name} is cordoned and open"
+    idle = [one for one in node.instances.values() if one.state is InstanceState.IDLE]
+    assert not node.is_closed or all(one.is_parked for one in idle), f"{name} is closed and takes calls"
 
 
 def _check_instance(cluster: Cluster, instance: Instance) -> None:
@@ -173,7 +189,8 @@ def _check_attempt(attempt: Attempt) -> None:
 def _check_session(cluster: Cluster, session: Session) -> None:
     name = f"session {session.session_id.hex()[:8]}"
     assert cluster.sessions.get(session.session_id) is session, f"{name} is not in its index"
-    assert ("session", session.session_id) in cluster.timers, f"{name} is not watched"
+    is_watched = ("session", session.session_id) in cluster.timers
+    assert is_watched != session.is_keeper, f"{name}: watched is {is_watched}"
     for number, call in session.calls.items():
         assert call.number == number, f"{name}: call {number} is another"
         assert call.session is session, f"{name}: call {number} is of another session"
@@ -224,8 +241,46 @@ def _check_wheels(cluster: Cluster) -> None:
     assert len(cluster.leases) == held, "a lease of an instance that has ended"
     calls = sum(len(session.calls) for session in cluster.sessions.values())
     recovering = len(cluster.unclaimed) + len(cluster.held) + len(cluster.attempts)
-    others = len(cluster.sessions) + len(cluster.nodes) + len(cluster.pools) + 3
+    others = len(cluster.sessions) + len(cluster.nodes) + len(cluster.pools) + len(cluster.cordons) + 3
+    book = cluster.book
+    others += len(book.records) + len(book.keys) + len(book.functions) + len(book.doubts) + 1
     assert len(cluster.timers) <= len(_CALL_TIMERS) * calls + recovering + others, "more timers than subjects"
+
+
+def _check_detached(cluster: Cluster) -> None:
+    """Every detached call is in its indexes, and what is counted is there."""
+    book = cluster.book
+    claims: Counter[bytes] = Counter()
+    unfinished: Counter[int] = Counter()
+    stored = 0
+    for number, record in book.records.items():
+        assert record.number == number, f"record {number} is another"
+        assert book.by_id.get(record.call_id) is record, f"record {number} is not found by its id"
+        assert record.call_id not in book.tombstones, f"record {number} has a tombstone"
+        call, keeper = record.call, record.keeper
+        assert book.keepers.get(keeper.namespace) is keeper, f"record {number} is of an unknown namespace"
+        stored += record.arguments_bytes + record.result_bytes
+        assert (keeper.session.calls.get(number) is call) == (call is not None), f"record {number}: {call}"
+        if call is None:
+            assert ("expiry", number) in cluster.timers, f"record {number} never expires"
+            claims[record.result_id] += bool(record.result_id)
+            continue
+        assert call.state is not CallState.DONE, f"record {number} is done, and not"
+        assert record.kept is not None and book.functions.get(record.kept.function_id) is record.kept  # noqa: PT018
+        unfinished[record.kept.function_id] += 1
+        if isinstance(call.arguments, Reference):
+            claims[call.arguments.payload_id] += 1
+    for function_id, kept in book.functions.items():
+        assert kept.unfinished == unfinished[function_id], f"function {function_id}: {kept.unfinished} counted"
+        assert kept.unfinished or ("function", function_id) in cluster.timers, f"function {function_id} stays for ever"
+        body = kept.function.declaration.body
+        if isinstance(body, Reference):
+            claims[body.payload_id] += 1
+    assert book.unfinished == sum(unfinished.values()), f"{book.unfinished} unfinished detached calls counted"
+    assert book.stored_bytes == stored, f"{book.stored_bytes} bytes counted, there are {stored}"
+    assert book.claims() == {key: count for key, count in claims.items() if count}, "payloads are kept for nobody"
+    numbers = [number for keeper in book.keepers.values() for number in keeper.session.calls]
+    assert all(number in book.records for number in numbers), "a keeper has a call without a record"
 
 
 def _check_places(cluster: Cluster) -> None:

@@ -10,6 +10,11 @@ from typing import Any
 from keepwarm_scheduler.core import (
     beats,
     calls,
+    cordons,
+    detached,
+    detached_asking,
+    detached_ends,
+    detached_restoring,
     explaining,
     instances,
     nodes,
@@ -21,17 +26,21 @@ from keepwarm_scheduler.core import (
     starting,
     status,
 )
+from keepwarm_scheduler.core.at_most_once import forget_doubt
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.config import CoreConfig
+from keepwarm_scheduler.core.detached_asking import ABOUT_CALLS, Asker
 from keepwarm_scheduler.core.dispatching import expire
 from keepwarm_scheduler.core.effects import Effect, Send, StopProcess
-from keepwarm_scheduler.core.events import Event, PeerLost, PeerMessage, Restored, Tick
+from keepwarm_scheduler.core.events import Event, PeerLost, PeerMessage, Principal, Restored, Tick
 from keepwarm_scheduler.core.state import Call, Node, Session
+from keepwarm_scheduler.core.transitions import NodeState
 from keepwarm_wire.identifiers import epoch_of
 from keepwarm_wire.messages import (
     AdminHello,
     AgentBeat,
     AgentHello,
+    AttachDetached,
     AttemptDone,
     AttemptOutput,
     AttemptRefused,
@@ -39,6 +48,7 @@ from keepwarm_wire.messages import (
     Cancel,
     ClientBeat,
     ClientHello,
+    CordonNode,
     DeclareFunction,
     ExplainReply,
     ExplainRequest,
@@ -53,11 +63,13 @@ from keepwarm_wire.messages import (
     NeedFunction,
     Received,
     Refused,
+    ShowNode,
     StatusReply,
     StatusRequest,
     StopCluster,
     StopRefused,
     Submit,
+    SubmitDetached,
     Welcome,
 )
 from keepwarm_wire.version import negotiate
@@ -74,6 +86,8 @@ _FROM_CLIENT: dict[type, Callable[[Cluster, Session, Any], None]] = {
     ExplainRequest: lambda cluster, session, message: cluster.send(
         session, ExplainReply(message.request_number, explaining.explain_own(cluster, session, message.call))
     ),
+    SubmitDetached: detached.submit_call,
+    AttachDetached: detached_asking.attach,
 }
 
 _FROM_AGENT: dict[type, Callable[[Cluster, Node, Any], None]] = {
@@ -90,8 +104,13 @@ _FROM_AGENT: dict[type, Callable[[Cluster, Node, Any], None]] = {
     LockFailed: relaying.lock_failed,
     LockProgress: relaying.lock_progress,
     NeedFunction: relaying.need_function,
-    Goodbye: lambda cluster, node, _: nodes.leave(cluster, node),
+    Goodbye: lambda cluster, node, _: _agent_left(cluster, node),
 }
+
+
+def _agent_left(cluster: Cluster, node: Node) -> None:
+    nodes.leave(cluster, node)
+    cordons.has_left(cluster, node.name)
 
 
 class SchedulerCore:
@@ -140,10 +159,16 @@ class SchedulerCore:
         cluster = self.cluster
         if message.attempt in cluster.attempts:
             return True
+        if message.attempt in cluster.given_up:
+            return False
         session = cluster.sessions.get(message.session_id)
         if session is None or message.call_number not in session.seen:
             return epoch_of(message.attempt) < cluster.epoch
         return (message.session_id, message.call_number) in cluster.recovering
+
+    def wants_arguments(self, principal: Principal, message: SubmitDetached) -> bool:
+        """Whether the arguments of a detached call are needed: not when it is known already."""
+        return detached.wants(self.cluster, principal.namespace, message)
 
     def next_deadline(self) -> int | None:
         """When a ``Tick`` is due, on the clock that ``handle`` is given; None when nothing is timed."""
@@ -162,11 +187,18 @@ class SchedulerCore:
             if from_client is not None:
                 from_client(cluster, owner, message)
                 return
+            if kind in ABOUT_CALLS:
+                ABOUT_CALLS[kind](cluster, Asker(event.peer, event.principal), message)
+                return
         elif type(owner) is Node:
             owner.heard_ns = cluster.now_ns
+            if owner.state is NodeState.SUSPECT:
+                nodes.heard_again(cluster, owner)
             from_agent = _FROM_AGENT.get(kind)
             if from_agent is not None:
                 from_agent(cluster, owner, message)
+                if owner.is_closed:
+                    cordons.attend(cluster, owner)
                 return
         self._hello_or_admin(event)
 
@@ -202,7 +234,13 @@ class SchedulerCore:
 
     def _admin(self, event: PeerMessage) -> None:
         cluster, message = self.cluster, event.message
-        if type(message) is StatusRequest:
+        if type(message) in ABOUT_CALLS:
+            ABOUT_CALLS[type(message)](cluster, Asker(event.peer, event.principal), message)
+        elif type(message) is CordonNode:
+            cordons.order(cluster, event.peer, message)
+        elif type(message) is ShowNode:
+            cordons.show(cluster, event.peer, message)
+        elif type(message) is StatusRequest:
             self._reply(event.peer, StatusReply(message.request_number, status.document(cluster)))
         elif type(message) is ExplainRequest:
             self._reply(event.peer, ExplainReply(message.request_number, explaining.explain(cluster, message.call)))
@@ -230,7 +268,9 @@ class SchedulerCore:
 
     def _restore(self, event: Restored) -> None:
         relaying.restore_locks(self.cluster, event.locks)
+        cordons.restore(self.cluster, event.cordons)
         recovery.begin(self.cluster, event.nodes)
+        detached_restoring.restore(self.cluster, event.detached)
 
     # ------------------------------------------------------------ time
 
@@ -244,7 +284,7 @@ class SchedulerCore:
 
     def _timer(self, kind: str, subject: Any) -> None:
         cluster = self.cluster
-        if kind in ("queue", "overall", "retry", "infeasible"):
+        if kind in _CALL_TIMERS:
             call = self._call(subject)
             if call is not None:
                 _CALL_TIMERS[kind](cluster, call)
@@ -254,14 +294,8 @@ class SchedulerCore:
             nodes.timer_due(cluster, cluster.nodes[subject])
         elif kind == "session" and subject in cluster.sessions:
             sessions.timer_due(cluster, cluster.sessions[subject])
-        elif kind == "recovery":
-            recovery.end(cluster)
-        elif kind == "unclaimed":
-            attempt = cluster.attempts.get(subject)
-            if attempt is not None and attempt.call is None:
-                calls.abandon(cluster, attempt)
-        elif kind == "held" and subject in cluster.held:
-            calls.give_up_held(cluster, subject)
+        elif kind in _OTHER_TIMERS:
+            _OTHER_TIMERS[kind](cluster, subject)
         elif kind == "first client":
             cluster.had_client = True
         elif kind == "linger":
@@ -278,7 +312,8 @@ class SchedulerCore:
         cluster = self.cluster
         if not cluster.config.local or not cluster.had_client or cluster.is_stopping:
             return
-        is_busy = cluster.sessions or cluster.instances or cluster.attempts
+        book = cluster.book
+        is_busy = len(cluster.sessions) > len(book.keepers) or book.unfinished or cluster.instances or cluster.attempts
         is_timed = ("linger", "") in cluster.timers
         if is_busy and is_timed:
             cluster.cancel_timer("linger", "")
@@ -300,4 +335,28 @@ _CALL_TIMERS: dict[str, Callable[[Cluster, Call], None]] = {
     "overall": lambda cluster, call: calls.time_out(cluster, call, "overall"),
     "retry": calls.retry_due,
     "infeasible": pressure.infeasible,
+}
+
+
+def _unclaimed(cluster: Cluster, token: int) -> None:
+    attempt = cluster.attempts.get(token)
+    if attempt is not None and attempt.call is None:
+        calls.abandon(cluster, attempt)
+
+
+def _held(cluster: Cluster, key: tuple[bytes, int]) -> None:
+    if key in cluster.held:
+        calls.give_up_held(cluster, key)
+
+
+_OTHER_TIMERS: dict[str, Callable[[Cluster, Any], None]] = {
+    "recovery": lambda cluster, _: recovery.end(cluster),
+    "drain": cordons.timer_due,
+    "unclaimed": _unclaimed,
+    "held": _held,
+    "expiry": detached_ends.expire,
+    "function": detached_ends.forget_function,
+    "key": detached_ends.forget_key,
+    "tombstones": lambda cluster, _: detached_ends.forget_tombstones(cluster),
+    "doubt": forget_doubt,
 }

@@ -1,17 +1,24 @@
-"""Agents and their nodes: joining, falling silent, being lost, coming back, leaving."""
+"""Agents and their nodes: joining, falling silent, being lost, coming back, leaving.
+
+A node is *suspect* as soon as its connection breaks, or when it was not heard for some beats: nothing new comes to it,
+what runs there goes on. It is alive again with the first word. It is *lost* ``reconnect_grace_ns`` after its connection
+broke, or when it was not heard for much longer: then its calls are placed elsewhere. A node is never lost before it has
+been suspect for a while: after a pause of the scheduler's own, what was sent meanwhile is heard first.
+"""
 
 from keepwarm_scheduler.core.calls import lose_attempt
 from keepwarm_scheduler.core.cluster import Cluster
-from keepwarm_scheduler.core.dispatching import claim, serve
+from keepwarm_scheduler.core.dispatching import claim, close_node, open_node, serve
 from keepwarm_scheduler.core.effects import ForgetNode, SaveNode
 from keepwarm_scheduler.core.instances import end_instance, suspend
 from keepwarm_scheduler.core.places import forget_node
 from keepwarm_scheduler.core.recovery import node_reported
 from keepwarm_scheduler.core.starting import consider_starts, resolve, unlock
 from keepwarm_scheduler.core.state import Node
+from keepwarm_scheduler.core.transitions import NODE, NodeState, change
 from keepwarm_wire.messages import AgentHello, Goodbye, Welcome
 
-__all__ = ["leave", "lose", "new_capacity", "register", "timer_due", "unplug"]
+__all__ = ["heard_again", "leave", "lose", "new_capacity", "register", "timer_due", "unplug", "use_again"]
 
 
 def register(cluster: Cluster, peer: bytes, hello: AgentHello) -> None:
@@ -28,18 +35,16 @@ def register(cluster: Cluster, peer: bytes, hello: AgentHello) -> None:
     elif node.peer and node.peer != peer:
         cluster.peers.pop(node.peer, None)
     node.peer = peer
-    node.is_lost = node.has_reported = False
+    if node.state is not NodeState.ALIVE:
+        change(node, NODE, NodeState.ALIVE)  # and open again with its first report
+    node.has_reported = False
     node.heard_ns = cluster.now_ns
     cluster.peers[peer] = node
     cluster.capacity_version += 1
     cluster.effects.append(SaveNode(node.name))
-    config = cluster.config
-    cluster.timer("node", node.name, config.node_lost_ns)
-    cluster.send(
-        node,
-        Welcome(1, cluster.cluster_id, cluster.epoch, known, 0, 0, config.beat_interval_ns // 1_000),
-        after_sync=True,
-    )
+    cluster.timer("node", node.name, cluster.pace.suspect_ns(cluster.peers_count))
+    interval_us = cluster.pace.interval_ns(cluster.peers_count) // 1_000
+    cluster.send(node, Welcome(1, cluster.cluster_id, cluster.epoch, known, 0, 0, interval_us), after_sync=True)
 
 
 def _new_node(cluster: Cluster, peer: bytes, hello: AgentHello) -> Node:
@@ -54,6 +59,7 @@ def _new_node(cluster: Cluster, peer: bytes, hello: AgentHello) -> Node:
         {"cpu": 0, "memory": 0, "gpu": 0} | capacity,
         {"cpu": 0, "memory": 0, "gpu": 0} | capacity,
         cluster.now_ns,
+        is_closed=hello.node in cluster.cordons,
         unfiled=cluster.unfiled,
     )
     cluster.unfiled[node.name] = node
@@ -78,6 +84,7 @@ def unplug(cluster: Cluster, node: Node) -> None:
     """The connection broke. If the agent lives it is back in a moment; else the node is lost soon."""
     cluster.peers.pop(node.peer, None)
     node.peer = b""
+    _suspect(node)
     cluster.timer("node", node.name, cluster.config.reconnect_grace_ns)
 
 
@@ -95,11 +102,41 @@ def timer_due(cluster: Cluster, node: Node) -> None:
         lose(cluster, node, is_gone=True)
         cluster.effects.append(ForgetNode(node.name))
         return
-    silent_ns = cluster.now_ns - node.heard_ns
-    if node.peer and silent_ns < cluster.config.node_lost_ns:
-        cluster.timer("node", node.name, cluster.config.node_lost_ns - silent_ns)
+    if not node.peer:
+        lose(cluster, node, is_gone=False)
         return
-    lose(cluster, node, is_gone=False)
+    silent_ns = cluster.now_ns - node.heard_ns
+    suspect_in_ns = cluster.pace.suspect_ns(cluster.peers_count) - silent_ns
+    lost_in_ns = cluster.pace.lost_ns(cluster.peers_count) - silent_ns
+    if suspect_in_ns > 0:
+        cluster.timer("node", node.name, suspect_in_ns)
+    elif node.state is NodeState.ALIVE:
+        _suspect(node)
+        cluster.timer("node", node.name, max(lost_in_ns, cluster.config.reconnect_grace_ns))
+    elif lost_in_ns > 0:
+        cluster.timer("node", node.name, lost_in_ns)
+    else:
+        lose(cluster, node, is_gone=False)
+
+
+def _suspect(node: Node) -> None:
+    if node.state is NodeState.ALIVE:
+        change(node, NODE, NodeState.SUSPECT)
+        close_node(node)
+
+
+def heard_again(cluster: Cluster, node: Node) -> None:
+    """A suspect node has said something on the connection that it has: it was never away."""
+    change(node, NODE, NodeState.ALIVE)
+    use_again(cluster, node)
+
+
+def use_again(cluster: Cluster, node: Node) -> None:
+    """A node may be open again: it is, unless it is out of reach, has not reported, or is cordoned."""
+    is_fit = node.state is NodeState.ALIVE and node.has_reported and node.name not in cluster.cordons
+    if node.is_closed and is_fit:
+        open_node(cluster, node)
+        new_capacity(cluster)
 
 
 def lose(cluster: Cluster, node: Node, *, is_gone: bool) -> None:
@@ -107,7 +144,12 @@ def lose(cluster: Cluster, node: Node, *, is_gone: bool) -> None:
 
     With ``is_gone`` they are known to have ended and the node is forgotten; else it may come back with them.
     """
-    was_lost, node.is_lost = node.is_lost, True
+    was_lost = node.is_lost
+    if is_gone:
+        change(node, NODE, NodeState.GONE)
+    elif not was_lost:
+        _suspect(node)
+        change(node, NODE, NodeState.LOST)
     if not is_gone and node.peer:
         # Should it speak again on this connection after all, it has to say hello and report first.
         cluster.peers.pop(node.peer, None)

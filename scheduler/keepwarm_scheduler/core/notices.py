@@ -58,9 +58,12 @@ def blame(cluster: Cluster, attempt: Attempt, kind: str) -> None:
 
 
 def evicted(cluster: Cluster, instance: Instance, call: Call | None) -> None:
-    """An instance is told to make room, for a call if that is known: its leases are broken from now on."""
+    """An instance is told to make room, for a call if that is known: its leases are broken from now on.
+
+    What follows *evicted:* in the cause for which it was told to stop is why, where that is no call.
+    """
     function = namespace = ""
-    what = "memory"
+    what = instance.stop_cause.partition(": ")[2] or "memory"
     if call is not None:
         function, namespace, pool = call.function.name, call.session.principal.namespace, call.function.pool
         if pool is not None and instance.node.free["memory"] >= pool.shape.memory_bytes:

@@ -14,6 +14,7 @@ from itertools import islice
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.placement import Candidate, Temperature, best, fits
 from keepwarm_scheduler.core.state import Node, Pool, Shape
+from keepwarm_scheduler.core.transitions import NodeState
 
 __all__ = [
     "could_ever",
@@ -21,6 +22,7 @@ __all__ = [
     "find",
     "forget_node",
     "has_room",
+    "is_there",
     "is_usable",
     "load_permille",
     "nodes_by_load",
@@ -36,6 +38,7 @@ _PROBED_MAX = 256
 _COMPARED_MAX = 32
 """How many nodes with room are compared."""
 _RUNNERS_UP = 3
+_WITHIN_REACH = (NodeState.ALIVE, NodeState.SUSPECT)
 _FULL = 1 << 12
 
 
@@ -44,14 +47,19 @@ _FULL = 1 << 12
 
 def is_usable(node: Node) -> bool:
     """Whether anything can be started there now."""
-    return bool(node.peer) and node.has_reported and not node.is_lost and not node.is_leaving
+    return bool(node.peer) and not node.is_closed and is_there(node)
+
+
+def is_there(node: Node) -> bool:
+    """Whether it counts as part of the cluster: one that is suspect or cordoned does, and may be of use again."""
+    return node.has_reported and node.state in _WITHIN_REACH and not node.is_leaving
 
 
 def could_ever(node: Node, pool: Pool) -> bool:
-    """Whether the node, empty, could run the pool's calls."""
+    """Whether the node, empty and in use, could run the pool's calls."""
     shape, capacity = pool.shape, node.capacity
     return (
-        is_usable(node)
+        is_there(node)
         and pool.python in node.pythons
         and pool.platform == node.platform
         and capacity["memory"] >= pool.shape.memory_bytes
@@ -71,7 +79,8 @@ def has_room(node: Node, pool: Pool) -> bool:
 def could_use_another(node: Node, pool: Pool) -> bool:
     """Whether one more instance would be of use there: not while one is parked for want of cpu."""
     return (
-        could_ever(node, pool)
+        is_usable(node)
+        and could_ever(node, pool)
         and pool.per_node.get(node.name, 0) < _useful(node, pool.shape)
         and pool.key not in node.parked
     )

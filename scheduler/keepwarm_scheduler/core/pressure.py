@@ -5,6 +5,7 @@ node has room. Where nobody is idle, because calls of others follow one another 
 instance whose call has just ended then makes room for it, if its head call deserves it more than those that follow.
 """
 
+from itertools import islice
 from typing import NamedTuple
 
 from keepwarm_scheduler.core.cluster import Cluster
@@ -12,7 +13,7 @@ from keepwarm_scheduler.core.decisions import Decision, Reason, note
 from keepwarm_scheduler.core.dispatching import claim, next_call, park, serve, stop, take_off_idle
 from keepwarm_scheduler.core.outcomes import fail
 from keepwarm_scheduler.core.placement import VictimCandidate, choose_victims
-from keepwarm_scheduler.core.places import could_ever, could_use_another, is_usable, nodes_by_load
+from keepwarm_scheduler.core.places import could_ever, could_use_another, is_there, nodes_by_load
 from keepwarm_scheduler.core.state import Call, Instance, Node, Pool, Shape
 from keepwarm_scheduler.core.transitions import CallState, InstanceState
 from keepwarm_scheduler.core.worth import victim_score
@@ -22,6 +23,8 @@ __all__ = ["infeasible", "make_room", "offer", "watch_infeasible"]
 
 _PLANS_COMPARED = 32
 """How many nodes that could make room are compared."""
+_NODES_LOOKED_AT = 256
+"""How many nodes are looked at in one go; the others' turn comes when the pool looks again."""
 
 
 # ---------------------------------------------------------------- making room
@@ -39,12 +42,14 @@ class _Plan(NamedTuple):
 def make_room(cluster: Cluster, pool: Pool, call: Call) -> None:
     """End idle instances on one node so that this pool can start there: the only early end that calls cause."""
     plans: list[_Plan] = []
-    for node in nodes_by_load(cluster):
+    begin = pool.room_cursor if pool.room_cursor < len(cluster.nodes) else 0
+    for node in islice(nodes_by_load(cluster), begin, begin + _NODES_LOOKED_AT):
         plan = _plan(cluster, node, pool)
         if plan is not None:
             plans.append(plan)
             if len(plans) >= _PLANS_COMPARED:
                 break
+    pool.room_cursor = 0 if plans else begin + _NODES_LOOKED_AT
     if plans:
         cluster.starved.pop(pool.key, None)
         _carry_out(cluster, min(plans, key=lambda plan: plan[:3]), call)
@@ -167,19 +172,24 @@ def watch_infeasible(cluster: Cluster, call: Call) -> None:
     """Look at the call again after a bound, and fail it if still no node could ever run it."""
     if call.state is CallState.QUEUED and ("infeasible", call.key) not in cluster.timers:
         config = cluster.config
-        has_nodes = any(is_usable(node) for node in cluster.nodes.values())
+        has_nodes = any(is_there(node) for node in cluster.nodes.values())
         call.timed = True
-        cluster.timer("infeasible", call.key, config.infeasible_ns if has_nodes else config.no_nodes_ns)
+        delay_ns = config.infeasible_ns if has_nodes else config.no_nodes_ns
+        if call.session.is_keeper:
+            delay_ns = config.detached_infeasible_ns
+        cluster.timer("infeasible", call.key, delay_ns)
 
 
 def infeasible(cluster: Cluster, call: Call) -> None:
     """The bound is over: if still no node could ever run the call, it fails and says why."""
     if call.state is not CallState.QUEUED:
         return
-    nodes = [node for node in cluster.nodes.values() if is_usable(node)]
+    nodes = [node for node in cluster.nodes.values() if is_there(node)]
     environment, pool = call.function.environment, call.function.pool
     with_python = [node for node in nodes if environment.python in node.pythons]
-    if not nodes:
+    if not nodes and call.session.is_keeper:
+        watch_infeasible(cluster, call)  # nobody waits at a terminal: nodes may come another day
+    elif not nodes:
         message = "The cluster has no node: start an agent with `keepwarm agent`."
         _fail_alike(cluster, call, "no_feasible_node", message)
     elif not with_python:
@@ -191,11 +201,17 @@ def infeasible(cluster: Cluster, call: Call) -> None:
 
 
 def _fail_alike(cluster: Cluster, call: Call, kind: str, message: str) -> None:
-    """What makes one call impossible makes all calls of its pool impossible."""
+    """What makes one call impossible makes all calls of its pool impossible; detached ones have more patience."""
     pool = call.function.pool
     fail(cluster, call, Status.FAILED, kind, message)
-    while pool is not None and (other := next_call(pool)) is not None:
-        fail(cluster, other, Status.FAILED, kind, message)
+    if pool is None:
+        return
+    for other in list(pool.queue):
+        if call.session.is_keeper or not other.session.is_keeper:
+            fail(cluster, other, Status.FAILED, kind, message)
+    head = next_call(pool)
+    if head is not None:
+        watch_infeasible(cluster, head)
 
 
 def _why_infeasible(nodes: list[Node], pool: Pool) -> str:

@@ -5,15 +5,18 @@ until every node of the last epoch has reported, or the grace is over, and then 
 that runs, the outcome that a node held, a new attempt.
 """
 
-from keepwarm_scheduler.core.calls import abandon, submit, take_held
+from keepwarm_scheduler.core.at_most_once import is_in_doubt
+from keepwarm_scheduler.core.calls import abandon, send_cancel, submit, take_held
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.decisions import Decision, Reason, note
 from keepwarm_scheduler.core.effects import ForgetNode
-from keepwarm_scheduler.core.outcomes import leave_queue
-from keepwarm_scheduler.core.state import Attempt, Call
+from keepwarm_scheduler.core.outcomes import end_in_doubt, fail, leave_queue
+from keepwarm_scheduler.core.starting import admit, consider_starts
+from keepwarm_scheduler.core.state import Attempt, Call, Pool
 from keepwarm_scheduler.core.transitions import CALL, CallState, change
+from keepwarm_wire.messages import Status
 
-__all__ = ["begin", "claim", "end", "hold_back", "node_reported"]
+__all__ = ["begin", "claim", "end", "hold_back", "node_reported", "release"]
 
 
 def begin(cluster: Cluster, nodes: tuple[str, ...]) -> None:
@@ -44,6 +47,8 @@ def hold_back(cluster: Cluster, call: Call) -> None:
         call.reason = "recovering"
         note(call, Decision(Reason.RECOVERING, cluster.now_ns))
         cluster.recovering[call.key] = call
+    elif is_in_doubt(cluster, call):
+        end_in_doubt(cluster, call, _NOT_REPORTED)
     else:
         submit(cluster, call)
 
@@ -78,6 +83,8 @@ def _adopt(cluster: Cluster, call: Call, attempt: Attempt) -> None:
     attempt.run_times = call.function.run_times
     note(call, Decision(Reason.FOUND, cluster.now_ns, attempt.instance.node.name, attempt.instance.instance_id))
     change(call, CALL, CallState.RUNNING)
+    if call.cancel_reason:
+        send_cancel(cluster, attempt)
 
 
 def end(cluster: Cluster) -> None:
@@ -89,6 +96,25 @@ def end(cluster: Cluster) -> None:
     for name in cluster.waiting_nodes:
         cluster.effects.append(ForgetNode(name))
     cluster.waiting_nodes = {}
+    release(cluster)
+
+
+def release(cluster: Cluster) -> None:
+    """The calls that waited are run now, unless that is forbidden; pools think of starts once for all of theirs."""
     recovering, cluster.recovering = cluster.recovering, {}
+    pools: dict[bytes, Pool] = {}
     for call in recovering.values():
-        submit(cluster, call)
+        if is_in_doubt(cluster, call):
+            end_in_doubt(cluster, call, _NOT_REPORTED)
+        elif call.cancel_reason:
+            fail(cluster, call, Status.CANCELLED, "cancelled", f"Cancelled: {call.cancel_reason}.")
+        else:
+            pool = admit(cluster, call)
+            if pool is not None and call.state is CallState.QUEUED:
+                pools[pool.key] = pool
+    for pool in pools.values():
+        if pool.queue:
+            consider_starts(cluster, pool)
+
+
+_NOT_REPORTED = "It had been sent to a node by an earlier scheduler, and no node has told how it ended."

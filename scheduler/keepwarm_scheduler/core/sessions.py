@@ -1,10 +1,11 @@
 """Clients: their sessions, the functions they declare, the calls they submit, and what they acknowledge."""
 
-from keepwarm_scheduler.core.calls import abandon, cancel, forget, submit
+from keepwarm_scheduler.core.at_most_once import forget_doubt, is_in_doubt
+from keepwarm_scheduler.core.calls import abandon, cancel, submit
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.effects import Send
 from keepwarm_scheduler.core.events import Principal
-from keepwarm_scheduler.core.outcomes import record
+from keepwarm_scheduler.core.outcomes import forget, record
 from keepwarm_scheduler.core.recovery import hold_back
 from keepwarm_scheduler.core.state import Call, Environment, Function, Session
 from keepwarm_scheduler.core.transitions import CallState
@@ -21,15 +22,17 @@ from keepwarm_wire.messages import (
     Submit,
     Welcome,
 )
-from keepwarm_wire.spec import SpecError, parse_spec, spec_key
+from keepwarm_wire.spec import Spec, SpecError, parse_spec, spec_key
 
 __all__ = [
     "beat",
     "cancel_call",
     "declare",
     "end",
+    "environment_of",
     "open_session",
     "received",
+    "set_timeouts",
     "submit_call",
     "timer_due",
     "unplug",
@@ -44,11 +47,13 @@ _MISSING_NAMED_MAX = 10_000
 def open_session(cluster: Cluster, peer: bytes, principal: Principal, hello: ClientHello) -> None:
     """A client says hello: a new session, or a known one on a new connection."""
     session = cluster.sessions.get(hello.session_id)
-    if session is not None and session.principal.namespace != principal.namespace:
+    if session is not None and (session.is_keeper or session.principal.namespace != principal.namespace):
         reason = "This session belongs to another namespace. Start a new one."
         cluster.effects.append(Send(peer, Refused("forbidden", reason)))
         return
-    known = session is not None
+    # Of a session that has declared nothing nothing is known: its client, which may have missed an earlier welcome and
+    # take this scheduler for the one that it knew, is to hand over everything.
+    known = session is not None and bool(session.functions)
     if session is None:
         session = cluster.sessions[hello.session_id] = Session(
             hello.session_id, peer, principal, hello.label, cluster.now_ns
@@ -59,7 +64,7 @@ def open_session(cluster: Cluster, peer: bytes, principal: Principal, hello: Cli
     session.peer, session.heard_ns = peer, cluster.now_ns
     cluster.peers[peer] = session
     config = cluster.config
-    cluster.timer("session", session.session_id, config.session_lost_ns)
+    cluster.timer("session", session.session_id, cluster.pace.session_lost_ns(cluster.peers_count))
     cluster.send(
         session,
         Welcome(
@@ -69,7 +74,7 @@ def open_session(cluster: Cluster, peer: bytes, principal: Principal, hello: Cli
             known,
             config.credit_calls,
             config.credit_bytes,
-            config.beat_interval_ns // 1_000,
+            cluster.pace.interval_ns(cluster.peers_count) // 1_000,
         ),
     )
     _repeat_outcomes(cluster, session, older_than_ns=0)
@@ -84,8 +89,9 @@ def unplug(cluster: Cluster, session: Session) -> None:
 def timer_due(cluster: Cluster, session: Session) -> None:
     """Has the session been heard lately?"""
     silent_ns = cluster.now_ns - session.heard_ns
-    if silent_ns < cluster.config.session_lost_ns:
-        cluster.timer("session", session.session_id, cluster.config.session_lost_ns - silent_ns)
+    lost_ns = cluster.pace.session_lost_ns(cluster.peers_count)
+    if silent_ns < lost_ns:
+        cluster.timer("session", session.session_id, lost_ns - silent_ns)
     else:
         end(cluster, session)
 
@@ -126,17 +132,23 @@ def declare(cluster: Cluster, session: Session, message: DeclareFunction) -> Non
     except SpecError as error:
         cluster.send(session, Refused("bad_spec", str(error)[:8000]))
         return
-    key = (session.principal.namespace, spec_key(message.spec))
+    environment = environment_of(cluster, session.principal.namespace, message.spec, spec)
+    session.functions[message.function_number] = Function(message, environment)
+
+
+def environment_of(cluster: Cluster, namespace: str, text: bytes, spec: Spec) -> Environment:
+    """The environment of a spec within a namespace, made when it is first met."""
+    key = (namespace, spec_key(text))
     environment = cluster.environments.get(key)
     if environment is None:
         environment = cluster.environments[key] = Environment(
-            key[0], key[1], message.spec, spec.python, is_empty=not spec.requirements
+            key[0], key[1], text, spec.python, is_empty=not spec.requirements
         )
     if not environment.family:
         environment.family = (key[0], spec.kind, *spec.requirements)
         cluster.families.setdefault(environment.family, []).append(environment)
-    environment.spec = environment.spec or message.spec
-    session.functions[message.function_number] = Function(message, environment)
+    environment.spec = environment.spec or text
+    return environment
 
 
 def submit_call(cluster: Cluster, session: Session, message: Submit) -> None:
@@ -146,22 +158,26 @@ def submit_call(cluster: Cluster, session: Session, message: Submit) -> None:
         return  # not seen: the reply to the next beat names it, and the client repairs the cause first
     if not session.seen.add(message.call_number):
         call = session.calls.get(message.call_number)
+        if call is None or call.outcome is not None:
+            cluster.drop(message.arguments)  # stored once more for a copy that came late
         if call is not None and call.outcome is not None:
             cluster.send(session, call.outcome)
         return
     call = Call(session, message.call_number, function, message.priority, message.arguments, cluster.now_ns)
     session.calls[call.number] = call
-    for kind, limit_us in (
-        ("queue", function.options.queue_timeout_us),
-        ("overall", function.options.overall_timeout_us),
-    ):
-        if limit_us < FOREVER_US:
-            call.timed = True
-            cluster.timer(kind, call.key, limit_us * 1_000)
-    if message.resent:
+    set_timeouts(cluster, call, function.options.queue_timeout_us, function.options.overall_timeout_us)
+    if message.resent or is_in_doubt(cluster, call):
         hold_back(cluster, call)
     else:
         submit(cluster, call)
+
+
+def set_timeouts(cluster: Cluster, call: Call, queue_us: int, overall_us: int) -> None:
+    """What is left of the two timeouts that count from a call's submit begins to run."""
+    for kind, left_us in (("queue", queue_us), ("overall", overall_us)):
+        if left_us < FOREVER_US:
+            call.timed = True
+            cluster.timer(kind, call.key, left_us * 1_000)
 
 
 def cancel_call(cluster: Cluster, session: Session, message: Cancel) -> None:
@@ -174,6 +190,7 @@ def cancel_call(cluster: Cluster, session: Session, message: Cancel) -> None:
 def received(cluster: Cluster, session: Session, message: Received) -> None:
     """The client has these outcomes."""
     for number in message.call_numbers:
+        forget_doubt(cluster, (session.session_id, number))
         call = session.calls.get(number)
         if call is not None:
             forget(cluster, call)
@@ -184,7 +201,7 @@ def received(cluster: Cluster, session: Session, message: Received) -> None:
 def beat(cluster: Cluster, session: Session, message: ClientBeat) -> None:
     """Name the calls that never arrived, and repeat the outcomes that it seems to have missed."""
     missing = session.seen.missing(min(message.submitted_up_to, 1 << 62), _MISSING_NAMED_MAX)
-    cluster.send(session, ClientBeatReply(message.beat_number, tuple(missing)))
+    cluster.send(session, ClientBeatReply(message.beat_number, tuple(missing), cluster.next_beat_us()))
     _repeat_outcomes(cluster, session, older_than_ns=cluster.config.beat_interval_ns)
 
 

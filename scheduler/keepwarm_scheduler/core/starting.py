@@ -304,11 +304,14 @@ def _start_one(cluster: Cluster, pool: Pool, head: Call, call: Call, numbers: tu
             return True
         pool.blocked_at = cluster.capacity_version
         pool.is_impossible = not any(could_ever(node, pool) for node in cluster.nodes.values())
+        if pool.is_impossible:
+            pool.nodes_seen = sum(is_usable(node) for node in cluster.nodes.values())
         cluster.blocked[pool.key] = pool
     if pool.is_impossible:
-        reachable = sum(is_usable(node) for node in cluster.nodes.values())
-        note(call, Decision(Reason.IMPOSSIBLE, cluster.now_ns, numbers=(reachable,)))
+        note(call, Decision(Reason.IMPOSSIBLE, cluster.now_ns, numbers=(pool.nodes_seen,)))
         watch_infeasible(cluster, head)
+        if head.session.is_keeper and not call.session.is_keeper:
+            watch_infeasible(cluster, call)  # it does not have the patience of a detached one
     else:
         note(call, Decision(Reason.NO_ROOM, cluster.now_ns, numbers=numbers[:3]))
     # Also when it is impossible: the call that is watched may end first, and the next one has to be watched then.
@@ -346,6 +349,7 @@ def start(cluster: Cluster, pool: Pool, node: Node, startup_timeout_us: int, fun
             pool.shape.gpu // 1000,
             startup_timeout_us,
             function.options.keep_alive_us,
+            pool.shape.gpu,
         ),
     )
     return instance

@@ -14,11 +14,23 @@ from keepwarm_scheduler.core.events import Principal
 from keepwarm_scheduler.core.intervals import IntervalSet
 from keepwarm_scheduler.core.leases import Lease
 from keepwarm_scheduler.core.queues import FairQueue
-from keepwarm_scheduler.core.transitions import CallState, InstanceState
+from keepwarm_scheduler.core.transitions import CallState, InstanceState, NodeState
 from keepwarm_scheduler.core.worth import PoolWorth
 from keepwarm_wire.messages import DeclareFunction, FunctionOptions, Outcome, Pair, Payload, Quantity
 
-__all__ = ["Attempt", "Call", "Culprit", "Environment", "Function", "Instance", "Node", "Pool", "Session", "Shape"]
+__all__ = [
+    "Attempt",
+    "Call",
+    "Cordon",
+    "Culprit",
+    "Environment",
+    "Function",
+    "Instance",
+    "Node",
+    "Pool",
+    "Session",
+    "Shape",
+]
 
 
 @dataclass(slots=True, frozen=True)
@@ -67,6 +79,8 @@ class Function:
     pool: "Pool | None" = None
     run_times: RunTimes = field(default_factory=RunTimes)
     """Shared by all sessions whose function is of the same version in the same pool, from when it has one."""
+    kept_as: int = 0
+    """The number under which detached calls of it are kept; 0 before there were any."""
 
     @property
     def name(self) -> str:
@@ -109,6 +123,10 @@ class Pool:
     start_failures: int = 0
     blocked_at: int = -1
     is_impossible: bool = False
+    nodes_seen: int = 0
+    """How many nodes there were when it was found to be impossible."""
+    room_cursor: int = 0
+    """How many nodes have been looked at in vain for instances that could make room."""
     attempts: OrderedDict[int, "Attempt"] = field(default_factory=OrderedDict)
     run_times: dict[bytes, RunTimes] = field(default_factory=dict)
     """By function version."""
@@ -243,7 +261,9 @@ class Node:
     capacity: dict[str, int]
     free: dict[str, int]
     heard_ns: int
-    is_lost: bool = False
+    state: NodeState = NodeState.ALIVE
+    is_closed: bool = False
+    """No call is sent there and nothing is started: suspect, or cordoned. Its idle instances are parked."""
     has_reported: bool = False
     is_leaving: bool = False
     last_command: int = 0
@@ -261,6 +281,24 @@ class Node:
     level: int = -1
     """Where it is filed; -1 before it is."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Out of reach for so long that its calls were placed elsewhere."""
+        return self.state is NodeState.LOST
+
+
+class Cordon(NamedTuple):
+    """An operator's order about a node, by name: it outlives the node's record, its agent and the scheduler.
+
+    With ``is_drain`` idle instances are ended, those whose leases have a deadline once ``until_ns`` is reached; with
+    ``stop`` the agent is told to leave when nothing is left there.
+    """
+
+    is_drain: bool
+    max_wait_us: int
+    stop: bool
+    until_ns: int
+
 
 @dataclass(slots=True, eq=False)
 class Session:
@@ -276,6 +314,8 @@ class Session:
     seen: IntervalSet = field(default_factory=IntervalSet)
     turn: int = 0
     """The token of its last attempt: who was served the longest ago goes first."""
+    is_keeper: bool = False
+    """No client's: it keeps the detached calls of a namespace."""
 
 
 @dataclass(slots=True, eq=False)

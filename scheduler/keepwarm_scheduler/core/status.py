@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from keepwarm_scheduler.core import cordons
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.explaining import call_id
 from keepwarm_scheduler.core.state import Call, Instance, Node
@@ -49,11 +50,10 @@ def describe(cluster: Cluster, rows_max: int = _ROWS_MAX) -> dict[str, Any]:
 
 def _node(cluster: Cluster, node: Node) -> dict[str, Any]:
     silent_ns = cluster.now_ns - node.heard_ns
-    is_suspect = silent_ns > cluster.config.suspect_beats * cluster.config.beat_interval_ns
-    state = "lost" if node.is_lost else "suspect" if is_suspect or not node.peer else "alive"
     return {
         "name": node.name,
-        "state": state,
+        "state": node.state.value,
+        "cordon": cordons.word(cluster, node.name),
         "platform": node.platform,
         "pythons": list(node.pythons),
         "labels": node.labels,

@@ -1,4 +1,4 @@
-"""The state tables of calls and instances: every allowed change, and nothing else.
+"""The state tables of calls, instances and nodes: every allowed change, and nothing else.
 
 ``change`` is the only way a state changes. A change that is not in the table is a defect of ours and raises
 ``AssertionError`` at once, in production too: a wrong state kept is worse than a restart that loses nothing.
@@ -7,7 +7,7 @@
 from enum import Enum
 from typing import Protocol, TypeVar
 
-__all__ = ["CALL", "INSTANCE", "CallState", "InstanceState", "change"]
+__all__ = ["CALL", "INSTANCE", "NODE", "CallState", "InstanceState", "NodeState", "change"]
 
 
 class CallState(Enum):
@@ -34,7 +34,18 @@ class InstanceState(Enum):
     __hash__ = object.__hash__
 
 
-_C, _I = CallState, InstanceState
+class NodeState(Enum):
+    """Whether a node is within reach."""
+
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    LOST = "lost"
+    GONE = "gone"
+
+    __hash__ = object.__hash__
+
+
+_C, _I, _N = CallState, InstanceState, NodeState
 
 CALL: dict[tuple[CallState, CallState], str] = {
     (_C.QUEUED, _C.DISPATCHED): "sent to a ready instance: an attempt begins",
@@ -68,6 +79,16 @@ INSTANCE: dict[tuple[InstanceState, InstanceState], str] = {
     (_I.SUSPENDED, _I.BUSY): "its node is back",
     (_I.SUSPENDED, _I.STOPPING): "its node is back",
     (_I.SUSPENDED, _I.ENDED): "its node is back without it, or was replaced",
+}
+
+NODE: dict[tuple[NodeState, NodeState], str] = {
+    (_N.ALIVE, _N.SUSPECT): "its connection broke, or three beats are missing: nothing new comes to it",
+    (_N.ALIVE, _N.GONE): "its agent left, or another took its place",
+    (_N.SUSPECT, _N.ALIVE): "heard again",
+    (_N.SUSPECT, _N.LOST): "not heard for too long: its calls are placed elsewhere",
+    (_N.SUSPECT, _N.GONE): "its agent left, or another took its place",
+    (_N.LOST, _N.ALIVE): "its agent said hello again",
+    (_N.LOST, _N.GONE): "not heard for longer still, or another took its place: its instances are given up",
 }
 
 S = TypeVar("S", bound=Enum)

@@ -57,6 +57,8 @@ MAY_SEND: dict[type, frozenset[str]] = {
     wire.NewToken: _ADMIN,
     wire.ListKeys: _ADMIN,
     wire.RevokeKey: _ADMIN,
+    wire.CordonNode: _ADMIN,
+    wire.ShowNode: _ADMIN,
     wire.Enrol: _TOKEN,
 }
 
@@ -94,6 +96,8 @@ FROM_THE_SCHEDULER: frozenset[type] = frozenset(
         wire.KeyRevoked,
         wire.KeyRotated,
         wire.KeyRefused,
+        wire.NodeChanged,
+        wire.NodeRefused,
     }
 )
 """What nobody may send to it. With ``MAY_SEND`` this is every message there is: a new one has to be put into either."""

@@ -14,7 +14,7 @@ from keepwarm_scheduler.security.records import KeyRecord
 GOLDEN = Path(__file__).parent / "golden"
 """Files as some release has left them, closed cleanly after its third start. Append only."""
 
-OF_VERSION = {1: GOLDEN / "journal-1.sqlite3.gz"}
+OF_VERSION = {1: GOLDEN / "journal-1.sqlite3.gz", 2: GOLDEN / "journal-2.sqlite3.gz"}
 
 KEY = KeyRecord(b"k" * 32, "client", "default", "alice", 1_700_000_000)
 NO_IDENTITY: dict[str, bytes] = {}

@@ -74,7 +74,11 @@ def on_payload_fetched(state: AgentState, event: events.PayloadFetched) -> None:
 
 
 def on_payload_missing(state: AgentState, event: events.PayloadMissing) -> None:
-    """The scheduler gave a reference to bytes that cannot be had: the calls that need them cannot run."""
+    """The scheduler gave a reference to bytes that cannot be had: the calls that need them cannot run.
+
+    Bytes that it does not hold any more it has held before it was started anew: nothing has run, and the call is placed
+    again once its client has handed them over again.
+    """
     payload = state.payloads.get(event.payload_id)
     if payload is None or payload.available:
         return
@@ -83,7 +87,10 @@ def on_payload_missing(state: AgentState, event: events.PayloadMissing) -> None:
         tokens += [token for token in state.wanted_functions.get(version, ()) if token not in payload.attempts]
         functions.forget_function(state, version)
     for token in tokens:
-        settle(state, state.attempts[token], wire.Status.FAILED, _NO_RESULT, event.failure)
+        if event.failure.kind == "payload_refused":
+            refuse(state, state.attempts[token])
+        else:
+            settle(state, state.attempts[token], wire.Status.FAILED, _NO_RESULT, event.failure)
 
 
 def on_runner_started(state: AgentState, event: events.RunnerStarted) -> None:

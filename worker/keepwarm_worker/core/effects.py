@@ -57,14 +57,17 @@ class CancelBuild(NamedTuple):
 
 
 class SpawnInstance(NamedTuple):
-    """Start a process: RunnerHello, or SpawnProblem, EnvironmentMissing or ProcessExited."""
+    """Start a process: RunnerHello, or SpawnProblem, EnvironmentMissing or ProcessExited.
+
+    ``devices`` are the GPUs that it may see; None on a node that offers none, where that is nobody's business.
+    """
 
     instance_id: int
     environment_id: str
     python: str
     env_vars: tuple[Pair, ...]
     memory_bytes: int
-    gpus: int
+    devices: tuple[str, ...] | None
 
 
 class LoadFunction(NamedTuple):

@@ -215,6 +215,7 @@ def end(
     """The instance is gone: forget it and say so. ``attempt`` is the one that took it along."""
     change(instance, INSTANCE, InstanceState.ENDED)
     del state.instances[instance.instance_id]
+    state.devices.give_back(instance.instance_id)
     for timer in _TIMERS:
         state.timers.cancel((timer, instance.instance_id))
     state.report(wire.InstanceEnded(instance.instance_id, cause, why, retryable, attempt))
@@ -243,6 +244,7 @@ def describe(state: AgentState, instance: Instance) -> wire.InstanceState:
         (now_ns - instance.idle_since_ns) // 1000 if idle else 0,
         leases,
         running,
+        gpu_of(command),
     )
 
 
@@ -262,6 +264,12 @@ def _spawn(state: AgentState, instance: Instance) -> None:
         change(instance, INSTANCE, InstanceState.STARTING)
     instance.spawned_ns = state.now_ns
     command = instance.command
+    devices = state.devices.take(instance.instance_id, gpu_of(command))
+    if devices is None:
+        free = ", ".join(f"{name}: {amount / 1000:g}" for name, amount in state.devices.free.items()) or "none"
+        why = f"The node has not {gpu_of(command) / 1000:g} GPUs free as it was thought to have (free: {free})."
+        end(state, instance, "start_failed", failure(failures.START_FAILED, why), True)
+        return
     state.say(wire.InstanceProgress(instance.instance_id, "start", ""))
     state.effects.append(
         SpawnInstance(
@@ -270,6 +278,11 @@ def _spawn(state: AgentState, instance: Instance) -> None:
             command.python,
             command.env_vars,
             command.memory_bytes,
-            command.gpus,
+            devices if state.config.gpus else None,
         )
     )
+
+
+def gpu_of(command: wire.StartInstance) -> int:
+    """Thousandths of GPUs; an older scheduler tells whole ones only."""
+    return command.gpu or command.gpus * 1000

@@ -108,8 +108,13 @@ def on_beat_due(state: AgentState, _: int = 0) -> None:
 
 
 def on_beat_reply(state: AgentState, message: wire.AgentBeatReply) -> None:
-    """Everything up to this command was sent before: what has not arrived never will."""
-    state.link.last_command = max(state.link.last_command, message.last_command)
+    """Everything up to this command was sent before: what has not arrived never will. The next beat is due when told."""
+    link = state.link
+    link.last_command = max(link.last_command, message.last_command)
+    if message.next_beat_us and message.beat_number == link.beat_number and link.welcomed:
+        link.beat_interval_ns = message.next_beat_us * 1000
+        state.timers.set(("beat", 0), state.now_ns + link.beat_interval_ns)
+        state.timers.set(("silence", 0), state.now_ns + _silence_ns(state))
 
 
 def on_silence_due(state: AgentState, _: int = 0) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from keepwarm_wire import messages as wire
+from keepwarm_worker.core.devices import Devices
 from keepwarm_worker.core.effects import Effect, SendMessage
 from keepwarm_worker.core.timers import Timers
 from keepwarm_worker.core.transitions import AttemptState, InstanceState
@@ -47,6 +48,8 @@ class CoreConfig(NamedTuple):
     silence_beats: int = 3
     alone_ns: int | None = None
     """An agent without scheduler and instances leaves after this; None for never: its scheduler may come back."""
+    gpus: tuple[str, ...] = ()
+    """The GPUs that the node offers, by the names that CUDA_VISIBLE_DEVICES takes."""
 
 
 class Lease(NamedTuple):
@@ -204,9 +207,13 @@ class AgentState:
     unreported: list[wire.Message] = field(default_factory=list)
     """Ends of instances and of locks that the scheduler could not be told of yet."""
     load: wire.NodeLoad = _NOTHING_MEASURED
+    devices: Devices = field(init=False)
     stopping: str = ""
     """Why the agent ends, once it does."""
     exited: bool = False
+
+    def __post_init__(self) -> None:
+        self.devices = Devices(self.config.gpus)
 
     def say(self, message: wire.Message) -> None:
         """Send a message to the scheduler; without one, it is dropped: something else repairs its loss."""
@@ -242,6 +249,7 @@ def check_invariants(state: AgentState) -> None:
         assert payload.attempts or payload.versions, payload
         assert all(state.attempts[token].state in _SERVING for token in payload.attempts), payload
         assert all(version in state.functions for version in payload.versions), payload
+    assert all(instance_id in state.instances for instance_id in state.devices.holders), state.devices.holders
     for build in state.builds.values():
         assert all(state.instances[each].state is InstanceState.BUILDING for each in build.waiting), build
     assert state.function_bytes == sum(function.size for function in state.functions.values())

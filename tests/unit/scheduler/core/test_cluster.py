@@ -22,7 +22,7 @@ def test_settled_attempts_travel_in_one_message_per_node() -> None:
         cluster.settle(driver.node(), attempt)
     cluster.flush_finals()
     cluster.flush_finals()
-    assert cluster.effects == [Send(agent.peer, Final((1, 2)))]
+    assert cluster.effects == [Send(agent.peer, Final((1, 2)), after_sync=True)]
 
 
 def test_nothing_is_sent_to_who_is_not_connected() -> None:

@@ -147,6 +147,24 @@ def test_an_outcome_of_a_client_that_does_not_return_is_given_up() -> None:
     assert not agent.held
 
 
+def test_an_outcome_that_was_given_up_is_settled_again_if_the_node_has_not_heard_of_it() -> None:
+    """Its bytes are dropped by then: nothing that the node repeats may ask for them."""
+    driver = Driver()
+    _client, agent, _call = running(driver)
+    agent.complete()
+    (kept,) = agent.held.values()
+    driver.clients.clear()
+    driver.restart()
+    agent.beats()
+    driver.advance(33)
+    settled = len(agent.of(wire.Final))
+    assert not driver.core.wants_result(kept)
+    agent.say(kept)
+    driver.settle()
+    assert agent.of(wire.Final)[settled:] == [wire.Final((kept.attempt,))]
+    assert not driver.cluster.held
+
+
 def test_a_cancelled_call_sent_again_is_cancelled_where_it_runs() -> None:
     driver = Driver()
     client, agent, call = running(driver)

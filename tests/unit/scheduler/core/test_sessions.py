@@ -18,6 +18,29 @@ def test_a_session_outlives_its_connection() -> None:
     driver.clients[client.peer] = client
     client.hello()
     assert client.of(wire.Welcome)[-1].known
+
+
+def test_a_session_that_has_declared_nothing_is_not_known_when_it_comes_again() -> None:
+    """Its first welcome may have been lost: the client must not take this scheduler for one that has its functions."""
+    driver = Driver()
+    client = driver.client()
+    client.hello()
+    assert not client.of(wire.Welcome)[-1].known
+    client.declare()
+    client.hello()
+    assert client.of(wire.Welcome)[-1].known
+
+
+def test_bytes_that_were_stored_for_a_late_copy_are_dropped() -> None:
+    driver = Driver()
+    agent, client = driver.agent(), driver.client()
+    client.declare()
+    call = client.submit()
+    agent.complete()
+    client.say(wire.Received((call,)))
+    late = wire.Reference(b"p" * 16, 100_000, bytes(32))
+    client.say(wire.Submit(call, 1, 0, False, late))
+    assert DropPayload(late.payload_id) in driver.effects
     assert client.status(call) == "succeeded"
 
 
@@ -144,6 +167,7 @@ def test_too_many_functions_are_refused() -> None:
 def test_a_full_scheduler_refuses_strangers_and_not_those_it_knows() -> None:
     driver = Driver(sessions_max=1)
     client = driver.client()
+    client.declare()
     stranger = driver.client("t")
     assert stranger.of(wire.Refused)[-1].code == "too_many_sessions"
     client.hello()

@@ -56,6 +56,8 @@ StopCluster           x     .      .     .    x
 NewToken              x     .      .     .    x
 ListKeys              x     .      .     .    x
 RevokeKey             x     .      .     .    x
+CordonNode            x     .      .     .    x
+ShowNode              x     .      .     .    x
 Enrol                 .     .      .     x    .
 """
 """The table once more, as people read it: a right that is given by a slip of the pen is not given here too."""

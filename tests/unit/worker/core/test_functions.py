@@ -35,6 +35,16 @@ def test_arguments_that_cannot_be_had_fail_the_call() -> None:
     assert not driver.core.state.payloads
 
 
+def test_a_scheduler_that_holds_the_bytes_no_more_gets_the_call_back() -> None:
+    """It was started anew: nothing has run here, and the client will hand the bytes over again."""
+    driver = _ready()
+    driver.dispatch(arguments=BIG)
+    driver.feed(events.PayloadMissing(BIG.payload_id, wire.Failure("payload_refused", "it is not here")))
+    assert [refused.attempt for refused in driver.said(wire.AttemptRefused)] == [10]
+    assert not driver.said(wire.AttemptDone)
+    assert not driver.core.state.attempts
+
+
 def test_a_large_body_is_fetched_once_and_kept() -> None:
     driver = welcomed()
     driver.ready()
