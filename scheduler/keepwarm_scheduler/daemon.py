@@ -20,6 +20,7 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from keepwarm_scheduler.backups import BackupError
 from keepwarm_scheduler.config import SchedulerConfig
 from keepwarm_scheduler.core.effects import (
     RECORDS,
@@ -44,6 +45,9 @@ from keepwarm_wire.addresses import is_remote
 from keepwarm_wire.codec import FRAME_BYTES_MAX, ProtocolError, decode_frame, encode_frames
 from keepwarm_wire.messages import (
     AttemptDone,
+    BackUp,
+    BackUpDone,
+    BackUpRefused,
     DeclareFunction,
     Message,
     PayloadChunk,
@@ -66,9 +70,13 @@ _PROBE_DELAYS_S = (0.02, 0.2, 1.0)
 _DEPARTURE_S = 1.0
 """How long a scheduler that has said goodbye waits for the others to leave; agents with instances take longer."""
 
-_HEARTBEAT_MS = 2_000
-_HEARTBEAT_TIMEOUT_MS = 6_000
-"""Only to notice a broken connection early; that a process lives is what its own beats say."""
+_KEEP_ALIVE_S = 20
+_UNACKNOWLEDGED_MS = 60_000
+"""Connections to machines that have vanished are closed after a minute, long after their peers were given up.
+
+Not earlier, and there are no heartbeats of ZeroMQ from this side: a connection that breaks tells the core that a process
+has ended, and silence alone must not. Those who connect have heartbeats: they may try another connection.
+"""
 
 _REVOKED = "This key is let in no more: it was revoked, or the token is used up. Join again with a new token."
 
@@ -142,8 +150,10 @@ class Daemon:
         socket.setsockopt(zmq.BACKLOG, 1_024)
         socket.setsockopt(zmq.IPV6, 1)
         socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, _KEEP_ALIVE_S)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, _KEEP_ALIVE_S)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 2)
+        socket.setsockopt(zmq.TCP_MAXRT, _UNACKNOWLEDGED_MS)
         if self._doorkeeper is not None:
             self._doorkeeper.guard(socket)
         previous_mask = os.umask(0o177)
@@ -232,16 +242,18 @@ class Daemon:
 
     def _is_allowed(self, peer: bytes, principal: Principal, message: Message) -> bool:
         """Whether the core, or the store, is to see it; else its sender has been answered."""
-        if principal is LOCAL and type(message) not in ABOUT_KEYS:
+        if principal is LOCAL and type(message) not in _FOR_THE_DAEMON:
             return True
         refused = refusal(principal, message)
         doorkeeper = self._doorkeeper
         if refused is None and doorkeeper is not None:
             refused = doorkeeper.refusal(principal, message)
-        if refused is None and type(message) not in ABOUT_KEYS:
+        if refused is None and type(message) not in _FOR_THE_DAEMON:
             return True
         if refused is not None:
             self._queue(peer, refused)
+        elif type(message) is BackUp:
+            self._queue(peer, self._back_up(message))
         elif doorkeeper is None:
             self._queue(peer, answer_without_keys(message))
         else:
@@ -249,6 +261,15 @@ class Daemon:
             self._queue(peer, reply)
             self._lose(ended)
         return False
+
+    def _back_up(self, message: BackUp) -> Message:
+        """Everybody waits meanwhile: a copy is to be of one moment."""
+        try:
+            summary = self._journal.back_up(Path(message.directory))
+        except BackupError as error:
+            return BackUpRefused(message.request_number, str(error)[:1000])
+        log.info("backed up to %s: %d bytes in %.2f s", message.directory, *summary)
+        return BackUpDone(message.request_number, summary.size_bytes, int(summary.duration_s * 1e6))
 
     def _save(self, records: list[Record]) -> None:
         self._journal.sync(records, self._epoch)
@@ -434,6 +455,8 @@ class Daemon:
 
 _MESSAGES = frozenset({Send, SendStored, SendOutcome})
 _NOTHING = encode_frames([])[0]
+_FOR_THE_DAEMON = ABOUT_KEYS | {BackUp}
+"""The core never sees these."""
 
 
 def _bind_one(socket: zmq.Socket[bytes], address: str, *, is_guarded: bool) -> None:

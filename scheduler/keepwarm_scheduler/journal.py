@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from keepwarm_scheduler import journal_calls
+from keepwarm_scheduler import backups, journal_calls
 from keepwarm_scheduler.core.effects import ForgetCordon, ForgetNode, SaveCordon, Saved, SaveLock, SaveNode
 from keepwarm_scheduler.core.events import Restored, SavedCordon, SavedLock
 from keepwarm_scheduler.journal_calls import KeptPayload
@@ -146,6 +146,10 @@ class Journal:
     def outcome(self, number: int) -> DetachedOutcome | None:
         """The outcome of a finished detached call; None if it has expired."""
         return journal_calls.read_outcome(self._database, number)
+
+    def back_up(self, target: Path) -> backups.Summary:
+        """Write a copy of the state beside which this file lies. Raises ``BackupError``."""
+        return backups.write(self._database, self.path.parent, target)
 
     def close(self) -> None:
         """Close the file; its lock goes with it."""

@@ -17,6 +17,7 @@ packaging) is imported by the first call that needs it. Nothing here is for one 
 from typing import TYPE_CHECKING
 
 from keepwarm.decorator import isolated
+from keepwarm.detached import CallStatus, DetachedCall, attach
 from keepwarm.errors import (
     ArgumentNotSerializable,
     ArgumentsNotLoadable,
@@ -35,6 +36,7 @@ from keepwarm.errors import (
     IndexUnreachable,
     InternalError,
     KeepwarmError,
+    KeyConflict,
     NodeDiskFull,
     NodeLost,
     NoFeasibleNode,
@@ -48,10 +50,12 @@ from keepwarm.errors import (
     RemoteError,
     RemoteTraceback,
     RequirementsError,
+    ResultExpired,
     ResultNotLoadable,
     ResultNotSerializable,
     SchedulerRefused,
     TooManyCalls,
+    UnknownCall,
 )
 from keepwarm.explanation import Explanation
 from keepwarm.function import IsolatedFunction
@@ -60,6 +64,9 @@ from keepwarm.options import Options, Resources, Retry, Timeouts
 
 __all__ = [
     "isolated",
+    "attach",
+    "DetachedCall",
+    "CallStatus",
     "IsolatedFunction",
     "Future",
     "Explanation",
@@ -77,6 +84,9 @@ __all__ = [
     "ResultNotLoadable",
     "TooManyCalls",
     "PayloadRefused",
+    "KeyConflict",
+    "UnknownCall",
+    "ResultExpired",
     "RemoteTraceback",
     "RemoteError",
     "ResultNotSerializable",

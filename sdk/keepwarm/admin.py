@@ -16,8 +16,13 @@ from keepwarm.errors import ClusterUnreachable, InternalError, ProtocolMismatch,
 from keepwarm.transport import Transport
 from keepwarm.waking import Wakeup
 from keepwarm_wire.credentials import Token
+from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.messages import (
     AdminHello,
+    BackUp,
+    BackUpDone,
+    BackUpRefused,
+    CordonNode,
     ExplainReply,
     ExplainRequest,
     Goodbye,
@@ -29,9 +34,12 @@ from keepwarm_wire.messages import (
     ListKeys,
     Message,
     NewToken,
+    NodeChanged,
+    NodeRefused,
     Refused,
     RevokeKey,
     RotateKey,
+    ShowNode,
     StatusReply,
     StatusRequest,
     StopCluster,
@@ -84,6 +92,38 @@ class AdminClient:
         reply = self._ask(StopCluster(force), Goodbye, StopRefused)
         return reply.calls if isinstance(reply, StopRefused) else None
 
+    def order_node(self, node: str, mode: str, *, max_wait_s: float = 0.0, stop: bool = False) -> NodeChanged:
+        """Take a node out of use, or back; how it stands then.
+
+        Args:
+            node: its name.
+            mode: ``cordon`` (nothing new comes to it), ``drain`` (its idle processes are ended besides), or
+                ``uncordon`` (undoes both).
+            max_wait_s: of a drain: leases that have an end are waited for so long, in seconds.
+            stop: of a drain: the agent is to leave when nothing is left.
+
+        Raises:
+            SchedulerRefused: there is no such node.
+            ClusterUnreachable: no answer came.
+
+        Example:
+            >>> admin.order_node("node-3", "drain", max_wait_s=600).state
+            'draining'
+        """
+        wait_us = min(round(max_wait_s * 1e6), FOREVER_US) if max_wait_s < FOREVER_US / 1e6 else FOREVER_US
+        return self._ask_about_node(CordonNode(1, node[:_NAME_MAX], mode, wait_us, stop))
+
+    def node(self, node: str) -> NodeChanged:
+        """How a node stands. Raises ``SchedulerRefused`` if there is none, ``ClusterUnreachable``."""
+        return self._ask_about_node(ShowNode(1, node[:_NAME_MAX]))
+
+    def _ask_about_node(self, question: Message) -> NodeChanged:
+        reply = self._ask(question, NodeChanged, NodeRefused)
+        if isinstance(reply, NodeRefused):
+            raise SchedulerRefused(f"the scheduler at {self._transport.address} refuses: {reply.reason}")
+        assert isinstance(reply, NodeChanged)
+        return reply
+
     def new_token(
         self, role: str, *, namespace: str = "", name: str = "", uses: int = 1, lifetime_s: float = 3600.0
     ) -> tuple[Token, TokenMade]:
@@ -108,6 +148,14 @@ class AdminClient:
     def revoke(self, key: str) -> KeyRevoked:
         """Let a key or token, by name or fingerprint, in no more. Raises ``SchedulerRefused``."""
         return self._ask_about_keys(RevokeKey(1, key[:_NAME_MAX]), KeyRevoked)
+
+    def back_up(self, directory: str) -> BackUpDone:
+        """Write a copy of the scheduler's state into a new directory on its machine. Raises ``SchedulerRefused``."""
+        reply = self._ask(BackUp(1, directory[:_NAME_MAX]), BackUpDone, BackUpRefused)
+        if isinstance(reply, BackUpRefused):
+            raise SchedulerRefused(f"the scheduler at {self._transport.address} has made no backup: {reply.reason}")
+        assert isinstance(reply, BackUpDone)
+        return reply
 
     def rotate(self, new_public_key: bytes) -> None:
         """Put another key in the place of the one that this connection was made with. Raises ``SchedulerRefused``."""

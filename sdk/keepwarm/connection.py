@@ -236,7 +236,7 @@ class Connection:
     def _on_farewell(self, reason: str) -> None:
         """The cluster was stopped on purpose: what it had fails with it, what it never saw may go to another.
 
-        Whoever waits for detached calls goes on waiting, unless that would start again a local cluster that was stopped.
+        Who waits for detached calls goes on waiting, unless that would start a local cluster again that was stopped.
         """
         with self._lock:
             self.session.goodbye = None

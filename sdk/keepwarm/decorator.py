@@ -84,6 +84,8 @@ def isolated(function: Any = None, /, **options: Any) -> Any:
     setup: called once per process, without arguments; the function then receives its value as first argument.
     priority: from -100 to 100, default 0. Of calls that wait for the same processes or the same room, higher ones go
         first; among equals clients take turns. A call that runs is never stopped for one that waits.
+    at_most_once: True for what must not run twice: a call is never run again, and ends with CallLost when nobody can
+        tell whether it ran. Default False. Not together with retries.
 
     >>> @isolated(keep_alive=10, requirements=["requests"])
     ... def get_text(url: str) -> str:

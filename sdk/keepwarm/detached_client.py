@@ -6,6 +6,7 @@ outcome is a view of the call: cancelling the future stops waiting and nothing e
 """
 
 import hashlib
+import itertools
 import secrets
 import time
 from collections.abc import Callable
@@ -67,12 +68,14 @@ class SpawnFuture(Future[bytes]):
 class OutcomeFuture(Future[Any]):
     """The outcome of a detached call, as awaited by this program."""
 
-    __slots__ = ("_id", "client", "is_final")
+    __slots__ = ("_id", "client", "function", "is_final")
 
-    def __init__(self, client: "Client", call_id: bytes, name: str) -> None:
-        super().__init__(client, name)
+    def __init__(self, client: "Client", call_id: bytes, function: str) -> None:
+        super().__init__(client, function or f"detached call {call_id.hex()}")
         self._id = call_id
         self.client = client
+        self.function = function
+        """Its name, where this program knows it."""
         self.is_final = False
         """Whether what it ended with is what became of the call; another future would end the same way."""
 
@@ -80,6 +83,10 @@ class OutcomeFuture(Future[Any]):
     def call_id(self) -> str:
         """The detached call's id."""
         return self._id.hex()
+
+    def belongs_to(self, detached: "DetachedClient") -> bool:
+        """Whether this client awaits it; not so after a fork."""
+        return self.client.detached is detached
 
     def cancel(self) -> bool:
         """Stop waiting for the outcome. The call goes on: ``DetachedCall.cancel`` stops it."""
@@ -97,7 +104,7 @@ class DetachedClient:
 
     def __init__(self, client: "Client") -> None:
         self._client = client
-        self._last_request = 0
+        self._requests = itertools.count(1)
 
     # ------------------------------------------------------------ starting calls
 
@@ -130,11 +137,15 @@ class DetachedClient:
     def accepted(self, future: SpawnFuture) -> bytes:
         """Wait until a call is accepted; its id. Raises what refuses it. Ctrl-C stops the call, if it came to be."""
         try:
-            self._client.wait(future, None)
+            self.await_acceptance(future)
         except KeyboardInterrupt:
             self.withdraw(future)
             raise
         return future.result()
+
+    def await_acceptance(self, future: SpawnFuture) -> None:
+        """Wait until a call is accepted or refused."""
+        self._client.wait(future, None)
 
     def withdraw(self, future: SpawnFuture) -> None:
         """Nobody wants this call any more: it is not sent, or stopped. One that had its key before goes on."""
@@ -152,15 +163,15 @@ class DetachedClient:
 
     # ------------------------------------------------------------ awaiting and asking
 
-    def future(self, call_id: bytes, name: str = "") -> OutcomeFuture:
+    def future(self, call_id: bytes, function: str = "") -> OutcomeFuture:
         """Await a call's outcome. Raises ``TooManyCalls``."""
-        future = OutcomeFuture(self._client, call_id, name or f"detached call {call_id.hex()}")
+        future = OutcomeFuture(self._client, call_id, function)
         self._client.change(lambda session: session.detached.follow(call_id, future), size=0)
         return future
 
     def show(self, call_id: bytes) -> wire.DetachedEntry:
         """What is known of a call. Raises ``UnknownCall``, ``ResultExpired`` and ``ClusterUnreachable``."""
-        answer = self._ask(("show", call_id), wire.ShowDetached(self._next_request(), call_id))
+        answer = self._ask(("show", call_id), wire.ShowDetached(next(self._requests), call_id))
         assert isinstance(answer, wire.DetachedShown)
         return answer.entry
 
@@ -186,17 +197,10 @@ class DetachedClient:
         self, *, after: bytes = b"", state: str = "", namespace: str = "", limit: int = 0
     ) -> tuple[tuple[wire.DetachedEntry, ...], bool]:
         """A page of calls, the newest first, and whether it is the last. Raises ``ClusterUnreachable``."""
-        number = self._next_request()
+        number = next(self._requests)
         answer = self._ask(("list", number), wire.ListDetached(number, after, state, namespace, limit))
         assert isinstance(answer, wire.DetachedListed)
         return answer.entries, answer.is_last
-
-    def _next_request(self) -> int:
-        def count(_session: Session) -> int:
-            self._last_request += 1
-            return self._last_request
-
-        return self._client.change(count, wait_follows=True)
 
     def _ask(self, key: tuple[object, ...], question: wire.Message) -> wire.Message:
         client = self._client
@@ -247,7 +251,7 @@ class DetachedClient:
             return
         assert isinstance(message, wire.DetachedOutcome)
         if result is None:
-            future._fail(error_of(message, _function_of(future), future.call_id), message.report)
+            future._fail(error_of(message, future.function, future.call_id), message.report)
         else:
             future._finish(_decoding(result), message.report)
 
@@ -261,11 +265,6 @@ def refusal_of(message: wire.DetachedRefused) -> KeepwarmError:
     if kind in (UnknownCall, ResultExpired):
         return kind(f"detached call {call_id}: {message.reason}")
     return kind(f"the scheduler does not accept the call: {message.reason}")
-
-
-def _function_of(future: OutcomeFuture) -> str:
-    name = future._name
-    return "" if name.startswith("detached call ") else name
 
 
 def _decoding(result: bytes) -> Callable[[], Any]:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
+from keepwarm.detached import DetachedCall, DetachedFunction
 from keepwarm.errors import OptionError
 from keepwarm.futures import Future
 from keepwarm.options import Options
@@ -193,6 +194,42 @@ class IsolatedFunction(Generic[P, R]):
         finally:
             for future in pending:
                 future.cancel()
+
+    def spawn(self, /, *args: P.args, **kwargs: P.kwargs) -> DetachedCall[R]:
+        """Start a detached call: it goes on when this program ends, and through crashes of anything.
+
+        Returns once the cluster has it on disk. Whoever has the handle's ``id`` can ``keepwarm.attach`` to it, within
+        the namespace, until its result expires: 24 hours after its end, if not said otherwise by ``detached``.
+
+        >>> call = train.spawn("s3://bucket/data")
+        >>> keepwarm.attach(call.id).result()
+
+        Raises ArgumentNotSerializable, FunctionNotSerializable, TooManyCalls, PayloadRefused, SchedulerRefused (no room
+        for more calls or results) and ClusterUnreachable: then it may have been accepted all the same, which only a
+        ``key`` makes safe to try again. Ctrl-C while it waits stops the call.
+        """
+        return DetachedFunction(self, None, None).spawn(*args, **kwargs)
+
+    def spawn_map(self, *iterables: Iterable[Any]) -> list[DetachedCall[R]]:
+        """Spawn a call for each set of items, as ``map`` takes them; returns once all are accepted.
+
+        If one is refused, or an iterable or Ctrl-C raises, those that were accepted may go on; `keepwarm calls list`
+        shows them. With a key (see ``detached``) it can simply be done again.
+
+        >>> calls = resize.spawn_map(paths)
+        """
+        return DetachedFunction(self, None, None).spawn_map(*iterables)
+
+    def detached(self, *, key: str | None = None, result_ttl: float | None = None) -> DetachedFunction[P, R]:
+        """Say more of detached calls: ``f.detached(key="invoice-17", result_ttl=3600).spawn(...)``.
+
+        key: a name for the call, unique in the namespace. While a call has it (and for a time after) spawning the same
+            call again returns that one, whichever program does so; another call with it raises KeyConflict.
+        result_ttl: seconds for which the outcome is kept; None leaves it to the cluster: 24 hours, if not configured.
+
+        Raises OptionError.
+        """
+        return DetachedFunction(self, key, result_ttl)
 
     def local(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, in this process and its environment; for tests and debugging.

@@ -30,6 +30,7 @@ __all__ = [
     "find",
     "find_or_start",
     "has_agent",
+    "has_state",
     "home",
     "socket_path",
 ]
@@ -82,6 +83,11 @@ def find() -> str | None:
         return None
     _private_directory(path.parent, forbidden_mode=0o077)
     return f"ipc://{path}" if accepts(path) else None
+
+
+def has_state() -> bool:
+    """Whether a local cluster has run here: what it has on disk outlives it."""
+    return _state_directory(socket_path(home())).is_dir()
 
 
 def has_agent() -> bool:
@@ -168,7 +174,7 @@ def _start_lock(path: Path) -> Iterator[None]:
 def commands(home_directory: Path, path: Path) -> dict[str, list[str]]:
     """The command lines of a local cluster's processes, by the name of their logs."""
     address = f"ipc://{path}"
-    state, node_home = path.parent / "scheduler", home_directory / "nodes" / "local"
+    state, node_home = _state_directory(path), home_directory / "nodes" / "local"
     python = [sys.executable, "-m"]
     return {
         "scheduler": [*python, "keepwarm_scheduler", "--bind", address, "--state", str(state), "--local"],
@@ -177,6 +183,10 @@ def commands(home_directory: Path, path: Path) -> dict[str, list[str]]:
             "--node", sockets.gethostname(), "--local",
         ],
     }  # fmt: skip
+
+
+def _state_directory(path: Path) -> Path:
+    return path.parent / "scheduler"
 
 
 def _start(home_directory: Path, path: Path) -> None:

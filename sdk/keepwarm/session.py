@@ -352,6 +352,10 @@ class Session:
         if message.beat_number <= self._beat_answered:
             return
         self._beat_answered = message.beat_number
+        if message.next_beat_us:
+            self._beat_ns = max(message.next_beat_us * 1000, BEAT_NS_MIN)
+            self._beat_at_ns = now_ns + self._beat_ns * (1 if self.waiting else IDLE_BEAT_FACTOR)
+            self.detached.pace(self._beat_ns)
         for number in message.missing:
             call = self._sending.numbered.get(number)
             if call is None:

@@ -142,9 +142,13 @@ class Detached:
 
     # ------------------------------------------------------------ the connection and time
 
+    def pace(self, beat_ns: int) -> None:
+        """How soon what is unanswered is said again."""
+        self._beat_ns = self.spawning.beat_ns = beat_ns
+
     def welcomed(self, now_ns: int, beat_ns: int, known: bool) -> None:
         """The scheduler talks to us: everything is said again. If it knows us, it has the bytes that it was given."""
-        self._beat_ns = self.spawning.beat_ns = beat_ns
+        self.pace(beat_ns)
         self.spawning.welcomed(now_ns, known)
         self._name_again_ns = now_ns
         for ask in self._asks.values():

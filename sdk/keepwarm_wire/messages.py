@@ -48,6 +48,7 @@ from keepwarm_wire.detached_messages import (
     SubmitDetached,
 )
 from keepwarm_wire.node_messages import CordonNode, NodeChanged, NodeRefused, ShowNode
+from keepwarm_wire.operator_messages import BackUp, BackUpDone, BackUpRefused
 from keepwarm_wire.records import (
     CallReport,
     EnvironmentState,
@@ -110,6 +111,9 @@ from keepwarm_wire.session_messages import (
 )
 
 __all__ = [
+    "BackUp",
+    "BackUpDone",
+    "BackUpRefused",
     "AdminHello",
     "AgentBeat",
     "AgentBeatReply",
@@ -259,6 +263,9 @@ TAGS: dict[int, type[Any]] = {
     83: StopRefused,
     84: ExplainRequest,
     85: ExplainReply,
+    86: BackUp,
+    87: BackUpDone,
+    88: BackUpRefused,
     90: Enrol,
     91: Enrolled,
     92: NewToken,

@@ -173,6 +173,23 @@ def test_keys_that_others_could_read_are_refused(cluster: SecuredCluster) -> Non
     assert "chmod 600" in refused.err
 
 
+def test_a_backup_brings_back_who_may_come_in(cluster: SecuredCluster) -> None:
+    cluster.agent("near")
+    user = cluster.user(name="ann")
+    backup = cluster.home / "copy"
+    assert cluster.admin("backup", str(backup)).code == 0
+    refused = cluster.admin("restore", str(backup), "--replace")
+    assert refused.code == 1
+    assert "Stop it first" in refused.err
+    late = cluster.user(name="late")
+    cluster.scheduler.kill()
+    assert cluster.admin("restore", str(backup), "--replace").code == 0
+    cluster.start_scheduler()
+    assert key_states(cluster)["ann"] == "live"
+    assert cluster.run(user, ADD).code == 0
+    assert "does not accept this user's key" in cluster.run(late, ADD).err
+
+
 def test_keys_and_tokens_survive_a_killed_scheduler(cluster: SecuredCluster) -> None:
     agent, user, token = cluster.agent("near"), cluster.user(), cluster.token("client")
     cluster.scheduler.kill()

@@ -7,7 +7,14 @@ import types
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from keepwarm_wire import agent_messages, detached_messages, node_messages, security_messages, session_messages
+from keepwarm_wire import (
+    agent_messages,
+    detached_messages,
+    node_messages,
+    operator_messages,
+    security_messages,
+    session_messages,
+)
 from keepwarm_wire import records as wire_records
 from keepwarm_wire.fields import Bounds
 from keepwarm_wire.messages import TAGS
@@ -43,6 +50,7 @@ def records() -> list[type[Any]]:
         security_messages,
         detached_messages,
         node_messages,
+        operator_messages,
     )
     return [
         value

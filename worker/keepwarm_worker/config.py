@@ -26,8 +26,8 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*=.*", re.ASCII)
 _DIRECTORY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}", re.ASCII)
 _EPILOG = """\
 Each option can also be given by a variable: KEEPWARM_SCHEDULER (or KEEPWARM_ADDRESS), KEEPWARM_NODE_HOME,
-KEEPWARM_NODE, KEEPWARM_CPU, KEEPWARM_MEMORY, KEEPWARM_STORE_SIZE, KEEPWARM_LOG_LEVEL, KEEPWARM_TOKEN. The package
-index of the node is KEEPWARM_INDEX_URL.
+KEEPWARM_NODE, KEEPWARM_CPU, KEEPWARM_MEMORY, KEEPWARM_GPUS, KEEPWARM_STORE_SIZE, KEEPWARM_LOG_LEVEL, KEEPWARM_TOKEN.
+The package index of the node is KEEPWARM_INDEX_URL.
 
 examples:
   keepwarm agent --node a --cpu 2 --label zone=a
@@ -40,7 +40,7 @@ class ConfigError(ValueError):
 
 
 class AgentConfig(NamedTuple):
-    """What an agent is told at its start. ``cpu_permille`` and ``memory_bytes`` are None for *what is there*."""
+    """What an agent is told at its start. ``cpu_permille``, ``memory_bytes``, ``gpus``: None for *what is there*."""
 
     scheduler: str
     home: Path
@@ -48,6 +48,9 @@ class AgentConfig(NamedTuple):
     pythons: tuple[str, ...] = ()
     cpu_permille: int | None = None
     memory_bytes: int | None = None
+    gpus: int | None = None
+    visible_gpus: str | None = None
+    """CUDA_VISIBLE_DEVICES as the agent was started with it: other GPUs are not its to offer."""
     labels: tuple[tuple[str, str], ...] = ()
     store_bytes: int = STORE_BYTES_DEFAULT
     log_level: str = "info"
@@ -81,6 +84,7 @@ def parse_command_line(arguments: Sequence[str], environment: Mapping[str, str])
 
     node = setting("node", "KEEPWARM_NODE") or os.uname().nodename
     cpu, memory = setting("cpu", "KEEPWARM_CPU"), setting("memory", "KEEPWARM_MEMORY")
+    gpus = setting("gpus", "KEEPWARM_GPUS")
     store = setting("store_size", "KEEPWARM_STORE_SIZE")
     return AgentConfig(
         scheduler=_scheduler(given.at or setting("scheduler", "KEEPWARM_SCHEDULER"), environment),
@@ -89,6 +93,8 @@ def parse_command_line(arguments: Sequence[str], environment: Mapping[str, str])
         pythons=tuple(given.python),
         cpu_permille=None if cpu is None else _cpu_permille(cpu),
         memory_bytes=None if memory is None else parse_size(memory),
+        gpus=None if gpus is None else _gpus(gpus),
+        visible_gpus=environment.get("CUDA_VISIBLE_DEVICES"),
         labels=tuple(_label(text) for text in given.label),
         store_bytes=STORE_BYTES_DEFAULT if store is None else parse_size(store),
         log_level=_log_level(given, environment),
@@ -129,6 +135,9 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--cpu", metavar="N", help="cores to offer, such as 4 or 0.5 (default: those usable here)")
     parser.add_argument("--memory", metavar="SIZE", help="memory to offer, such as 16G (default: what is here)")
+    parser.add_argument(
+        "--gpus", metavar="N", help="GPUs to offer, the first N; 0 for none (default: those that are visible here)"
+    )
     parser.add_argument("--store-size", metavar="SIZE", help="disk that idle environments may take (default: 50G)")
     parser.add_argument(
         "--label",
@@ -186,6 +195,12 @@ def _cpu_permille(text: str) -> int:
     if not 0 < cores <= 100_000:
         raise ConfigError(f"--cpu {text}: write a number of cores above 0, such as 4 or 0.5.")
     return max(1, round(cores * 1000))
+
+
+def _gpus(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,3}", text.strip(), re.ASCII):
+        raise ConfigError(f"--gpus {text}: write how many, such as 0 or 4.")
+    return int(text)
 
 
 def _label(text: str) -> tuple[str, str]:

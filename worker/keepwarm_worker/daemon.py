@@ -19,7 +19,7 @@ from typing import Any
 from keepwarm_wire.key_files import StoredKey
 from keepwarm_wire.messages import AgentHello, Message
 from keepwarm_wire.version import PROTOCOL_MAX, PROTOCOL_MIN, SOFTWARE
-from keepwarm_worker import detection, processes
+from keepwarm_worker import detection, gpus, processes
 from keepwarm_worker.config import AgentConfig
 from keepwarm_worker.core import effects, events
 from keepwarm_worker.core.machine import AgentCore
@@ -83,11 +83,13 @@ class Daemon:
     ) -> None:
         self._signals = signals
         platform = detection.platform_name()
-        self._core = AgentCore(
-            CoreConfig(
-                _hello(config, incarnation, platform, interpreters), alone_ns=LOCAL_ALONE_NS if config.local else None
-            )
+        found = () if config.gpus == 0 else gpus.probe(gpus.SOURCES)
+        offered = gpus.offered(config.gpus, found, config.visible_gpus)
+        hello = _hello(
+            config, incarnation, platform, interpreters, len(offered), found[0].model if offered and found else ""
         )
+        alone_ns = LOCAL_ALONE_NS if config.local else None
+        self._core = AgentCore(CoreConfig(hello, alone_ns=alone_ns, gpus=offered))
         self._events: deque[events.Event] = deque()
         self._outbox: list[Message] = []
         self._exit_reason: str | None = None
@@ -296,7 +298,14 @@ def run(config: AgentConfig, incarnation: bytes) -> int:
     return 0
 
 
-def _hello(config: AgentConfig, incarnation: bytes, platform: str, interpreters: dict[str, Interpreter]) -> AgentHello:
+def _hello(
+    config: AgentConfig,
+    incarnation: bytes,
+    platform: str,
+    interpreters: dict[str, Interpreter],
+    gpus_offered: int,
+    gpu_model: str,
+) -> AgentHello:
     return AgentHello(
         PROTOCOL_MIN,
         PROTOCOL_MAX,
@@ -305,8 +314,8 @@ def _hello(config: AgentConfig, incarnation: bytes, platform: str, interpreters:
         incarnation,
         platform,
         tuple(interpreters),
-        detection.resources(config.cpu_permille, config.memory_bytes),
-        detection.labels(config.node, config.labels),
+        detection.resources(config.cpu_permille, config.memory_bytes, gpus_offered),
+        detection.labels(config.node, config.labels, gpu_model),
         0,
     )
 

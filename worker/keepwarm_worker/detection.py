@@ -85,16 +85,17 @@ def out_of_memory_kills(root: Path = CGROUP_ROOT) -> int:
     return 0
 
 
-def resources(cpu: int | None, memory: int | None) -> tuple[Quantity, ...]:
-    """What the node offers: what was configured, else what is here."""
+def resources(cpu: int | None, memory: int | None, gpus: int = 0) -> tuple[Quantity, ...]:
+    """What the node offers: what was configured, else what is here. GPUs are found elsewhere: see ``gpus``."""
     offered_cpu = cpu_permille() if cpu is None else cpu
     offered_memory = memory_bytes() if memory is None else memory
-    return (Quantity("cpu", offered_cpu), Quantity("memory", offered_memory), Quantity("gpu", 0))
+    return (Quantity("cpu", offered_cpu), Quantity("memory", offered_memory), Quantity("gpu", gpus * 1000))
 
 
-def labels(node: str, configured: Iterable[tuple[str, str]]) -> tuple[Pair, ...]:
+def labels(node: str, configured: Iterable[tuple[str, str]], gpu_model: str = "") -> tuple[Pair, ...]:
     """The node's labels: some of its own, and those that were configured, which win."""
     own = {"node": node, "os": platform.system().lower(), "arch": platform.machine()}
+    own |= {"gpu-model": gpu_model} if gpu_model else {}
     return tuple(Pair(key, value) for key, value in (own | dict(configured)).items())
 
 

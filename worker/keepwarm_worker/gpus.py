@@ -10,7 +10,7 @@ import importlib
 import logging
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,9 +29,9 @@ _log = logging.getLogger(__name__)
 
 
 class Gpu(NamedTuple):
-    """One GPU. ``index`` counts from 0 in the order of the bus; ``memory_bytes`` is 0 where the source does not say."""
+    """One GPU. ``number`` counts from 0 along the bus; ``memory_bytes`` is 0 where the source does not say."""
 
-    index: int
+    number: int
     uuid: str
     model: str = ""
     memory_bytes: int = 0
@@ -45,7 +45,7 @@ def probe(sources: Iterable[Source]) -> tuple[Gpu, ...]:
     """What the first source says that can tell; nothing if none can.
 
     >>> probe([lambda: None, lambda: [Gpu(0, "GPU-1")]])
-    (Gpu(index=0, uuid='GPU-1', model='', memory_bytes=0),)
+    (Gpu(number=0, uuid='GPU-1', model='', memory_bytes=0),)
     """
     for source in sources:
         found = source()
@@ -57,12 +57,12 @@ def probe(sources: Iterable[Source]) -> tuple[Gpu, ...]:
 def visible(found: Sequence[Gpu], setting: str | None) -> tuple[str, ...]:
     """The names under which the found GPUs are handed out, in order; of those only that ``CUDA_VISIBLE_DEVICES`` shows.
 
-    As CUDA does: the list ends at the first entry that means no GPU.
+    As CUDA does: the list ends at the first entry that means no GPU. A part of one (``MIG-...``) counts as one.
 
     >>> visible([Gpu(0, "GPU-a1"), Gpu(1, "GPU-b2")], None), visible([Gpu(0, "GPU-a1"), Gpu(1, "GPU-b2")], "1,7,0")
     (('GPU-a1', 'GPU-b2'), ('GPU-b2',))
     """
-    names = [gpu.uuid or str(gpu.index) for gpu in found]
+    names = [gpu.uuid or str(gpu.number) for gpu in found]
     if setting is None:
         return tuple(names)
     chosen: dict[str, None] = {}
@@ -70,8 +70,8 @@ def visible(found: Sequence[Gpu], setting: str | None) -> tuple[str, ...]:
         matching = [
             name
             for gpu, name in zip(found, names, strict=True)
-            if str(gpu.index) == entry or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
-        ]
+            if str(gpu.number) == entry or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
+        ] or [entry] * entry.startswith("MIG-")
         if len(matching) != 1 or matching[0] in chosen:
             break
         chosen[matching[0]] = None
@@ -105,12 +105,12 @@ def from_nvml(load: Callable[[], Any] = lambda: importlib.import_module("pynvml"
     try:
         nvml = load()
         nvml.nvmlInit()
-    except Exception as error:  # noqa: BLE001 - the package's own errors cannot be named without the package
+    except Exception as error:
         _log.debug("NVML: %s", error)
         return None
     try:
         return [_nvml_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         _log.warning("NVML cannot tell which GPUs there are: %s", error)
         return None
     finally:
@@ -135,7 +135,7 @@ def from_proc(root: Path = PROC_ROOT) -> list[Gpu] | None:
         places = sorted(root.iterdir())
     except OSError:
         return None
-    gpus = []
+    gpus: list[Gpu] = []
     for place in places:
         fields = _fields(place / "information")
         uuid = fields.get("GPU UUID", "")
@@ -159,7 +159,7 @@ def run_smi() -> str | None:
     if program is None:
         return None
     try:
-        done = subprocess.run(  # noqa: S603 - our own arguments
+        done = subprocess.run(
             [program, *_SMI_ARGUMENTS], capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=True
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError) as error:
@@ -173,7 +173,7 @@ def from_smi(run: Callable[[], str | None] = run_smi) -> list[Gpu] | None:
     text = run()
     if text is None:
         return None
-    gpus = []
+    gpus: list[Gpu] = []
     for line in filter(str.strip, text.splitlines()):
         words = [word.strip() for word in line.split(",", 3)]
         if len(words) < 4 or not words[0].isdecimal() or not words[1].startswith("GPU-"):
@@ -186,10 +186,12 @@ def from_smi(run: Callable[[], str | None] = run_smi) -> list[Gpu] | None:
 SOURCES: tuple[Source, ...] = (from_nvml, from_proc, from_smi)
 
 
-def environment(devices: Sequence[str] | None) -> Mapping[str, str]:
+def environment(devices: Sequence[str] | None) -> dict[str, str]:
     """What an instance's environment says of its GPUs. On a node that offers none, nothing is said.
 
-    >>> environment(()), environment(("GPU-a1", "GPU-b2"))
-    ({'CUDA_VISIBLE_DEVICES': ''}, {'CUDA_VISIBLE_DEVICES': 'GPU-a1,GPU-b2'})
+    >>> environment(()), environment(("GPU-a1", "GPU-b2"))["CUDA_VISIBLE_DEVICES"]
+    ({'CUDA_VISIBLE_DEVICES': ''}, 'GPU-a1,GPU-b2')
     """
-    return {} if devices is None else {VISIBLE: ",".join(devices)}
+    if devices is None:
+        return {}
+    return {VISIBLE: ",".join(devices)} | ({"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if devices else {})

@@ -22,7 +22,7 @@ from typing import Any
 
 from keepwarm_wire.fields import CHUNK_BYTES_MAX
 from keepwarm_wire.messages import Reference
-from keepwarm_worker import detection, processes
+from keepwarm_worker import detection, gpus, processes
 from keepwarm_worker.core import effects, events
 from keepwarm_worker.core.failures import START_FAILED, failure
 from keepwarm_worker.payloads import Transfers
@@ -92,7 +92,7 @@ class Host:
                 python,
                 self._runner,
                 directory / "results",
-                {pair.name: pair.value for pair in effect.env_vars},
+                {pair.name: pair.value for pair in effect.env_vars} | gpus.environment(effect.devices),
                 directory / "work",
                 f"{self._incarnation.hex()}:{instance_id}",
             )

@@ -1,10 +1,10 @@
-"""How often peers beat, and how long their silence is borne: so that beats never take more than a share of the scheduler.
+"""How often peers beat, and how long their silence is borne: beats never take more than a share of the scheduler.
 
 Up to ``beats_per_second_max`` beats per second arrive, however many nodes and clients there are: every reply to a beat
 says when the next one is due, and these instants are kept apart. With few peers that is the configured interval, with
-many ``peers / beats_per_second_max`` seconds. Silence is borne for the configured times, or for so many beats, whichever
-is longer. Rules: an instant that is not used, because its peer is gone, is lost and nothing else; peers that beat
-uninvited delay the others by no more than one interval.
+many ``peers / beats_per_second_max`` seconds. Silence is borne for the configured times, or for so many beats,
+whichever is longer. Rules: an instant that is not used, because its peer is gone, is lost and nothing else; peers that
+beat uninvited delay the others by no more than one interval.
 """
 
 from typing import Final

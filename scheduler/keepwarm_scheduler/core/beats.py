@@ -28,6 +28,9 @@ from keepwarm_wire.messages import InstanceState as ReportedInstance
 
 __all__ = ["on_beat"]
 
+_INSTANCES_PER_NODE_MAX = 10_000
+"""Beyond so many, an agent's word for more of them is not taken: it would cost this process memory without end."""
+
 
 def on_beat(cluster: Cluster, node: Node, beat: AgentBeat) -> None:
     """Full state from an agent: repair whatever differs."""
@@ -100,6 +103,8 @@ def _sync_instance(cluster: Cluster, node: Node, reported: ReportedInstance) -> 
         if reported.instance_id in node.ended or reported.state == "ended":
             _stop_unknown(cluster, node, reported)
             return
+        if not _is_adoptable(cluster, node, reported.instance_id):
+            return
         instance = _adopt_instance(cluster, node, reported)
     instance.process_id = reported.process_id
     if reported.sequence:
@@ -120,6 +125,12 @@ def _sync_instance(cluster: Cluster, node: Node, reported: ReportedInstance) -> 
         _learn_lease(cluster, instance, reported)
     for running in reported.attempts:
         _sync_attempt(cluster, instance, running)
+
+
+def _is_adoptable(cluster: Cluster, node: Node, instance_id: int) -> bool:
+    """Whether an unknown instance may be what its agent says. Another node's, or one that never was, is not."""
+    is_free = instance_id not in cluster.instances and cluster.was_given(instance_id)
+    return is_free and len(node.instances) < _INSTANCES_PER_NODE_MAX
 
 
 def _stop_unknown(cluster: Cluster, node: Node, reported: ReportedInstance) -> None:
@@ -186,7 +197,7 @@ def _idle_again(cluster: Cluster, instance: Instance, reported: ReportedInstance
 
 def _sync_attempt(cluster: Cluster, instance: Instance, running: RunningAttempt) -> None:
     """An attempt runs on a node. If it is unknown it is from an earlier scheduler, or superseded."""
-    if running.attempt in cluster.attempts:
+    if running.attempt in cluster.attempts or not cluster.was_given(running.attempt):
         return
     if instance.state is not InstanceState.BUSY or instance.attempt is not None:
         return

@@ -15,7 +15,7 @@ from keepwarm_scheduler.core.effects import DropPayload, Effect, Send
 from keepwarm_scheduler.core.estimates import StartCosts
 from keepwarm_scheduler.core.state import Attempt, Call, Cordon, Environment, Instance, Node, Pool, Session
 from keepwarm_scheduler.core.wheel import TimingWheel
-from keepwarm_wire.identifiers import token
+from keepwarm_wire.identifiers import epoch_of, number_of, token
 from keepwarm_wire.messages import AttemptDone, Final, LeaseBroken, Message, Payload, Reference
 
 __all__ = ["Cluster", "TimerKey"]
@@ -41,6 +41,8 @@ class Cluster:
         self.peers: dict[bytes, Session | Node] = {}
         self.admins: dict[bytes, None] = {}
         self.sessions: dict[bytes, Session] = {}
+        self.sessions_of: dict[str, int] = {}
+        """How many of them each key has."""
         self.nodes: dict[str, Node] = {}
         self.cordons: dict[str, Cordon] = {}
         """Nodes that an operator has taken out of use, whether or not they are here."""
@@ -108,6 +110,11 @@ class Cluster:
         """An id that no instance of this cluster ever had."""
         self._last_instance += 1
         return token(self.epoch, self._last_instance)
+
+    def was_given(self, token: int) -> bool:
+        """Whether some attempt or instance may have this token: of an earlier epoch, or of this one and given by now."""
+        epoch, last = epoch_of(token), max(self._last_attempt, self._last_instance)
+        return 0 < epoch < self.epoch or (epoch == self.epoch and 0 < number_of(token) <= last)
 
     @staticmethod
     def next_command(node: Node) -> int:

@@ -43,6 +43,8 @@ class CoreConfig:
     credit_bytes: int = 64 * 1024 * 1024
     functions_per_session_max: int = 10_000
     sessions_max: int = 10_000
+    sessions_per_key_max: int = 2_000
+    """So that one user's programs leave room for the others'. On a private socket there are no others."""
     undeclared_memory_bytes: int = 256 * 1024 * 1024
     start_attempts_max: int = 3
     crashes_max: int = 3

@@ -3,8 +3,8 @@
 A cordoned node is closed: nothing is started there and no call is sent there; what runs goes on, and leases run out. A
 drained one is emptied besides. An order belongs to the node's name, is on disk before it is answered, and holds until
 it is undone: over restarts of scheduler and agent, and while the node is away. A restart of the scheduler begins the
-wait for leases anew, so that it never shortens one. Rules: no call is ended by an order; an instance is ended only while
-it is idle or not ready yet; every step can be taken again, for it follows from what is there now.
+wait for leases anew, so that it never shortens one. Rules: no call is ended by an order; an instance is ended only
+while it is idle or not ready yet; every step can be taken again, for it follows from what is there now.
 """
 
 from typing import Final

@@ -60,7 +60,7 @@ def instance_ready(cluster: Cluster, node: Node, message: InstanceReady) -> None
         set_environments(cluster, node, {**node.environments, pool.environment_id: 0})
     _begin_lease(cluster, instance)
     serve(cluster, pool)
-    if pool.is_private and instance.state is InstanceState.IDLE and (node.is_closed or not instance.is_parked):
+    if pool.is_private and (instance in pool.idle or (node.is_closed and instance.is_parked)):
         stop(cluster, instance, "released")
 
 

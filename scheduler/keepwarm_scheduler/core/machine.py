@@ -218,12 +218,10 @@ class SchedulerCore:
         if not agreed.protocol:
             self._reply(event.peer, Refused("version", agreed.reason))
         elif type(message) is ClientHello:
-            is_new = message.session_id not in cluster.sessions
-            if is_new and len(cluster.sessions) >= cluster.config.sessions_max:
-                self._reply(event.peer, Refused("too_many_sessions", "The scheduler has no room for another client."))
-            else:
-                sessions.open_session(cluster, event.peer, event.principal, message)
+            self._unplug(event.peer, cluster.sessions.get(message.session_id))
+            sessions.open_session(cluster, event.peer, event.principal, message)
         elif type(message) is AgentHello:
+            self._unplug(event.peer, cluster.nodes.get(message.node))
             nodes.register(cluster, event.peer, message)
         else:
             cluster.admins[event.peer] = None
@@ -258,9 +256,15 @@ class SchedulerCore:
         self.cluster.effects.append(Send(peer, message))
 
     def _peer_lost(self, peer: bytes) -> None:
+        self.cluster.admins.pop(peer, None)
+        self._unplug(peer)
+
+    def _unplug(self, peer: bytes, stays: Session | Node | None = None) -> None:
+        """A connection is gone, or is another's from now on: whose it was is not on it any more, but for ``stays``."""
         cluster = self.cluster
         owner = cluster.peers.get(peer)
-        cluster.admins.pop(peer, None)
+        if owner is None or owner is stays:
+            return
         if type(owner) is Session:
             sessions.unplug(cluster, owner)
         elif type(owner) is Node:

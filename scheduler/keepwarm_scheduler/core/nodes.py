@@ -20,6 +20,9 @@ from keepwarm_wire.messages import AgentHello, Goodbye, Welcome
 
 __all__ = ["heard_again", "leave", "lose", "new_capacity", "register", "timer_due", "unplug", "use_again"]
 
+_BEATS_TO_BREAK = 2
+"""A connection that breaks after so many beats without a word was given up for the silence."""
+
 
 def register(cluster: Cluster, peer: bytes, hello: AgentHello) -> None:
     """An agent says hello: a new node, a known one on a new connection, or a new process in an old one's place."""
@@ -36,7 +39,9 @@ def register(cluster: Cluster, peer: bytes, hello: AgentHello) -> None:
         cluster.peers.pop(node.peer, None)
     node.peer = peer
     if node.state is not NodeState.ALIVE:
-        change(node, NODE, NodeState.ALIVE)  # and open again with its first report
+        change(node, NODE, NodeState.ALIVE)
+    if known:
+        close_node(node)  # it may not hear us: it is open again with its first report
     node.has_reported = False
     node.heard_ns = cluster.now_ns
     cluster.peers[peer] = node
@@ -85,7 +90,21 @@ def unplug(cluster: Cluster, node: Node) -> None:
     cluster.peers.pop(node.peer, None)
     node.peer = b""
     _suspect(node)
-    cluster.timer("node", node.name, cluster.config.reconnect_grace_ns)
+    cluster.timer("node", node.name, _patience_ns(cluster, node))
+
+
+def _patience_ns(cluster: Cluster, node: Node) -> int:
+    """How long a node whose connection broke may take to come back.
+
+    One that breaks while both sides were heard tells that the agent ended, or is back in a moment. One that was silent,
+    or on which the agent did not hear us (it said hello again), was given up: that tells of the network, not of the
+    agent, and the node has as long as one that is silent on its connection.
+    """
+    silent_ns, grace_ns = cluster.now_ns - node.heard_ns, cluster.config.reconnect_grace_ns
+    was_heard = silent_ns < _BEATS_TO_BREAK * cluster.pace.interval_ns(cluster.peers_count)
+    if node.has_reported and was_heard:
+        return grace_ns
+    return max(cluster.pace.lost_ns(cluster.peers_count) - silent_ns, grace_ns)
 
 
 def leave(cluster: Cluster, node: Node) -> None:

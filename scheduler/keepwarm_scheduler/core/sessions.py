@@ -4,7 +4,7 @@ from keepwarm_scheduler.core.at_most_once import forget_doubt, is_in_doubt
 from keepwarm_scheduler.core.calls import abandon, cancel, submit
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.effects import Send
-from keepwarm_scheduler.core.events import Principal
+from keepwarm_scheduler.core.events import LOCAL, Principal
 from keepwarm_scheduler.core.outcomes import forget, record
 from keepwarm_scheduler.core.recovery import hold_back
 from keepwarm_scheduler.core.state import Call, Environment, Function, Session
@@ -47,9 +47,9 @@ _MISSING_NAMED_MAX = 10_000
 def open_session(cluster: Cluster, peer: bytes, principal: Principal, hello: ClientHello) -> None:
     """A client says hello: a new session, or a known one on a new connection."""
     session = cluster.sessions.get(hello.session_id)
-    if session is not None and (session.is_keeper or session.principal.namespace != principal.namespace):
-        reason = "This session belongs to another namespace. Start a new one."
-        cluster.effects.append(Send(peer, Refused("forbidden", reason)))
+    refused = _no_room(cluster, principal) if session is None else _not_ours(session, principal)
+    if refused is not None:
+        cluster.effects.append(Send(peer, refused))
         return
     # Of a session that has declared nothing nothing is known: its client, which may have missed an earlier welcome and
     # take this scheduler for the one that it knew, is to hand over everything.
@@ -59,8 +59,10 @@ def open_session(cluster: Cluster, peer: bytes, principal: Principal, hello: Cli
             hello.session_id, peer, principal, hello.label, cluster.now_ns
         )
         cluster.had_client = True
+        cluster.sessions_of[principal.key] = cluster.sessions_of.get(principal.key, 0) + 1
     elif session.peer and session.peer != peer:
         cluster.peers.pop(session.peer, None)
+    is_new_here = session.peer != peer
     session.peer, session.heard_ns = peer, cluster.now_ns
     cluster.peers[peer] = session
     config = cluster.config
@@ -77,7 +79,28 @@ def open_session(cluster: Cluster, peer: bytes, principal: Principal, hello: Cli
             cluster.pace.interval_ns(cluster.peers_count) // 1_000,
         ),
     )
-    _repeat_outcomes(cluster, session, older_than_ns=0)
+    if is_new_here:
+        _repeat_outcomes(cluster, session, older_than_ns=0)
+
+
+def _no_room(cluster: Cluster, principal: Principal) -> Refused | None:
+    config = cluster.config
+    if len(cluster.sessions) >= config.sessions_max:
+        return Refused("too_many_sessions", "The scheduler has no room for another client.")
+    if principal != LOCAL and cluster.sessions_of.get(principal.key, 0) >= config.sessions_per_key_max:
+        reason = f"{config.sessions_per_key_max} programs with this key are connected: no more are let in."
+        return Refused("too_many_sessions", reason)
+    return None
+
+
+def _not_ours(session: Session, principal: Principal) -> Refused | None:
+    if (
+        session.is_keeper
+        or session.principal.key != principal.key
+        or session.principal.namespace != principal.namespace
+    ):
+        return Refused("forbidden", "This session belongs to another key. Start a new one.")
+    return None
 
 
 def unplug(cluster: Cluster, session: Session) -> None:
@@ -115,6 +138,11 @@ def end(cluster: Cluster, session: Session) -> None:
             cluster.forget_unused(function.pool)
     cluster.cancel_timer("session", session.session_id)
     cluster.sessions.pop(session.session_id, None)
+    if not session.is_keeper:
+        key = session.principal.key
+        cluster.sessions_of[key] -= 1
+        if not cluster.sessions_of[key]:
+            del cluster.sessions_of[key]
 
 
 # ---------------------------------------------------------------- what clients send

@@ -57,6 +57,7 @@ MAY_SEND: dict[type, frozenset[str]] = {
     wire.NewToken: _ADMIN,
     wire.ListKeys: _ADMIN,
     wire.RevokeKey: _ADMIN,
+    wire.BackUp: _ADMIN,
     wire.CordonNode: _ADMIN,
     wire.ShowNode: _ADMIN,
     wire.Enrol: _TOKEN,
@@ -98,6 +99,8 @@ FROM_THE_SCHEDULER: frozenset[type] = frozenset(
         wire.KeyRefused,
         wire.NodeChanged,
         wire.NodeRefused,
+        wire.BackUpDone,
+        wire.BackUpRefused,
     }
 )
 """What nobody may send to it. With ``MAY_SEND`` this is every message there is: a new one has to be put into either."""

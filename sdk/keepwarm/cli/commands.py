@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from keepwarm.cli import key_commands
+from keepwarm.cli import call_commands, key_commands, node_commands
 from keepwarm.errors import KeepwarmError
 
 __all__ = ["app", "main"]
@@ -37,6 +37,11 @@ AddressOption = Annotated[
 ]
 
 key_commands.register(app)
+node_commands.register(app)
+call_commands.register(app)
+
+_BACKUP_S = 600.0
+"""A scheduler does nothing else while it copies its state; a large one takes a while."""
 
 _STOP_WAIT_S = 10.0
 """How long ``stop`` waits for a local cluster's processes to end; agents give their instances up to three seconds."""
@@ -177,6 +182,29 @@ def stop(
         typer.echo(f"keepwarm: told to stop, but still ending after {_STOP_WAIT_S:.0f} s; its logs say why.", err=True)
         raise typer.Exit(1)
     typer.echo("Stopped.")
+
+
+@app.command()
+def backup(
+    directory: Annotated[str, typer.Argument(help="A new directory on the scheduler's machine.", metavar="DIR")],
+    address: AddressOption = None,
+) -> None:
+    """Copy the scheduler's state while it runs: keys, locks, detached calls. `keepwarm restore` puts it back."""
+    from keepwarm.admin import AdminClient
+
+    found = _address(address)
+    if found is None:
+        typer.echo("keepwarm: no cluster is running here, so there is nothing to ask for a copy.", err=True)
+        raise typer.Exit(1)
+    with AdminClient(found, timeout_s=_BACKUP_S) as admin:
+        done = admin.back_up(os.path.abspath(directory))  # noqa: PTH100  # may be another machine's
+    typer.echo(f"Backed up to {directory}: {done.size_bytes:,} bytes in {done.duration_us / 1e6:.2f} s.")
+
+
+@app.command(context_settings=_DAEMON)
+def restore(context: typer.Context) -> None:
+    """Put a backup in the place of a stopped scheduler's state (`keepwarm restore --help`)."""
+    _become("keepwarm_scheduler.backups", context.args)
 
 
 @app.command()

@@ -48,7 +48,7 @@ class HostCluster:
     * ``recorder``: where a test notes what it does to them.
     """
 
-    def __init__(self, hosts: Hosts, agents: int, users: int, cpu: int, labels: Mapping[str, str]) -> None:
+    def __init__(self, hosts: Hosts, agents: int, users: int, cpu: int, labels: Mapping[str, str], late: str) -> None:
         self.hosts = hosts
         self.scheduler_host = hosts["scheduler"]
         self.agent_hosts = [hosts[f"agent{number}"] for number in range(agents)]
@@ -63,7 +63,7 @@ class HostCluster:
         self.recorder = Recorder(self.folder, "test")
         for host in self.agent_hosts:
             self.recorder.host(host.name, host.place)
-        self._cpu, self._labels = cpu, labels
+        self._cpu, self._labels, self._late = cpu, labels, late.split()
         self._callers: list[Program] = []
         self._token = ""
 
@@ -75,11 +75,13 @@ class HostCluster:
         self.start_scheduler()
         tokens = [self._new_token(role) for role in ("agent", "client")]
         self._token, for_users = (_output(token) for token in tokens)
-        for host in self.agent_hosts:
+        first = [host for host in self.agent_hosts if host.name not in self._late]
+        for host in first:
             self.start_agent(host)
-        for login in [host.run([*_KEEPWARM, "login", for_users, "--at", self.at]) for host in self.user_hosts]:
-            _output(login)
-        for host in self.agent_hosts:
+        login = [*_KEEPWARM, "login", for_users, "--at", self.at, "--name"]
+        for done in [host.run([*login, host.name], name="login") for host in self.user_hosts]:
+            _output(done)
+        for host in first:
             self.wait_for_agent(host)
 
     def _new_token(self, role: str) -> Program:
@@ -103,7 +105,7 @@ class HostCluster:
     def start_agent(self, host: Host, at: str = "", env: Mapping[str, str] | None = None) -> Program:
         """Start an agent; the first one of a host joins with a token, later ones have its key."""
         words = ["agent", "--at", at or self.at, "--node", host.name, "--cpu", str(self._cpu), "--join", self._token]
-        if label := self._labels.get(host.name):
+        for label in self._labels.get(host.name, "").split():
             words += ["--label", label]
         program = self.agents[host.name] = host.run([*_KEEPWARM, *words], name="agent", env=env)
         return program
@@ -243,16 +245,17 @@ def host_cluster(
     *,
     cpu: int = 2,
     labels: Mapping[str, str] | None = None,
+    late: str = "",
     prepare: Callable[[HostCluster], None] = lambda _: None,
 ) -> Iterator[HostCluster]:
     """A cluster of so many agents and users, all of them up.
 
-    ``cpu`` is what each node offers, ``labels`` may have one more label for a host, as ``zone=a``; ``prepare`` is
-    called before anything starts.
+    ``cpu`` is what each node offers, ``labels`` may have more labels for a host, as ``zone=a disk=fast``; the agents of
+    ``late`` hosts are not started. ``prepare`` is called before anything starts.
     """
     names = [f"agent{number}" for number in range(agents)] + [f"user{number}" for number in range(users)]
     with Hosts("scheduler", *names) as hosts:
-        cluster = HostCluster(hosts, agents, users, cpu, labels or {})
+        cluster = HostCluster(hosts, agents, users, cpu, labels or {}, late)
         prepare(cluster)
         cluster.begin()
         yield cluster

@@ -40,17 +40,18 @@ def test_bare_and_called_are_the_same() -> None:
 
 
 def test_every_option_arrives() -> None:
-    """All nine options of the docstring exist and are kept."""
+    """All ten options of the docstring exist and are kept."""
     function = isolated(
         requirements=["six"],
         python=None,
         keep_alive=math.inf,
         timeout=Timeouts(run=5),
-        retries=Retry(crash=1),
+        retries=Retry(lost_node=0),
         resources=Resources(cpu=2),
         env_vars={"A": "1"},
         setup=lambda: 3,
         priority=5,
+        at_most_once=True,
     )(plain)
     assert function.options.keep_alive == math.inf
     assert function.options.env_vars == {"A": "1"}

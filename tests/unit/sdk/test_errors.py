@@ -19,7 +19,7 @@ KINDS = (
     "user_exception setup_failed python_mismatch function_unloadable arguments_unloadable result_unpicklable "
     "requirements_unsatisfiable requirements_malformed index_unreachable credentials_refused integrity python_missing "
     "disk_full build_forbidden startup_timeout process_died out_of_memory node_lost queue_timeout run_timeout "
-    "overall_timeout cancelled lost poisoned no_feasible_node internal "
+    "overall_timeout cancelled lost in_doubt poisoned no_feasible_node internal "
     "payload_refused payload_damaged payload_not_stored result_not_stored timed_out start_failed node_stopping "
     "lock_failed function_not_loaded"
 )

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from keepwarm.declaring import _wire_options
 from keepwarm.errors import OptionError
 from keepwarm.options import (
     PRIORITY_MAX,
@@ -24,7 +25,7 @@ from keepwarm.options import (
 )
 from keepwarm.resources import parse_size
 from keepwarm_wire.fields import FOREVER_US
-from keepwarm_wire.messages import Submit
+from keepwarm_wire.messages import RetryLimits, Submit
 from keepwarm_wire.spec import canonical_spec
 
 
@@ -72,6 +73,24 @@ def test_priorities_are_those_that_the_wire_carries() -> None:
     urgent = Options.of(priority=PRIORITY_MAX)
     assert urgent.changed(priority=PRIORITY_MIN).priority == PRIORITY_MIN
     assert urgent.spec() == Options.of().spec()
+
+
+def test_what_may_run_once_is_not_retried() -> None:
+    """Retries and at_most_once contradict each other; the default for lost nodes gives way, also on the wire."""
+    options = Options.of(at_most_once=True)
+    assert options.changed(retries=Retry(lost_node=0)).at_most_once
+    for retries in (1, Retry(crash=1), Retry(out_of_memory=1), Retry(lost_node=5)):
+        with pytest.raises(OptionError, match="at_most_once=True with retries="):
+            options.changed(retries=retries)
+        with pytest.raises(OptionError, match="at_most_once=True with retries="):
+            Options.of(retries=retries).changed(at_most_once=True)
+    for value in (1, "yes", None):
+        with pytest.raises(OptionError, match="allowed are True and False"):
+            Options.of(at_most_once=value)
+    told = _wire_options(options)
+    assert (told.at_most_once, told.retries) == (True, RetryLimits(0, 0, 0, 0))
+    plain = _wire_options(options.changed(at_most_once=False))
+    assert (plain.at_most_once, plain.retries) == (False, RetryLimits(3, 0, 0, 0))
 
 
 def test_short_forms_become_full_ones() -> None:

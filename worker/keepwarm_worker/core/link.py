@@ -108,7 +108,7 @@ def on_beat_due(state: AgentState, _: int = 0) -> None:
 
 
 def on_beat_reply(state: AgentState, message: wire.AgentBeatReply) -> None:
-    """Everything up to this command was sent before: what has not arrived never will. The next beat is due when told."""
+    """Everything up to this command was sent before: what has not arrived never will. It says when to beat next."""
     link = state.link
     link.last_command = max(link.last_command, message.last_command)
     if message.next_beat_us and message.beat_number == link.beat_number and link.welcomed:

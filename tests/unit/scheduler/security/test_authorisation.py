@@ -56,6 +56,7 @@ StopCluster           x     .      .     .    x
 NewToken              x     .      .     .    x
 ListKeys              x     .      .     .    x
 RevokeKey             x     .      .     .    x
+BackUp                x     .      .     .    x
 CordonNode            x     .      .     .    x
 ShowNode              x     .      .     .    x
 Enrol                 .     .      .     x    .

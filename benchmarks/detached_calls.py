@@ -1,0 +1,121 @@
+"""Detached calls: how fast they are accepted, what that adds to a round trip, how fast a start takes a backlog in.
+
+    python benchmarks/detached_calls.py [--calls 100000]
+
+A real scheduler on a local socket, its journal on the disk of the given directory (``--state``, by default a temporary
+one), and one client. Three figures:
+
+* accepted calls per second: submits without a pause, 2,000 under way, each acceptance after its sync;
+* the latency of one acceptance at a time, beside that of the answer to a beat, which needs no disk;
+* after kill -9 with all these calls queued: from the start of the process to the first dispatch, and how much of that
+  is reading the journal and taking the calls in.
+"""
+
+import argparse
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import zmq
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from keepwarm_scheduler.core.config import CoreConfig
+from keepwarm_scheduler.core.machine import SchedulerCore
+from keepwarm_scheduler.journal import Journal
+from keepwarm_wire import messages as wire
+from support.raw_peers import LocalScheduler, RawPeer, RunningAgent, declaration, sockets
+
+UNDER_WAY_MAX = 2_000
+ARGUMENTS = b"a" * 200
+
+
+def submit(priority: int = 0) -> wire.SubmitDetached:
+    """One detached call."""
+    return wire.SubmitDetached(secrets.token_bytes(16), 1, priority, "", 0, ARGUMENTS)
+
+
+def measure_rate(client: RawPeer, calls: int) -> float:
+    """Accepted calls per second."""
+    begin_s = time.perf_counter()
+    sent = accepted = 0
+    while accepted < calls:
+        room = min(UNDER_WAY_MAX - (sent - accepted), calls - sent)
+        if room >= 200 or (room and sent + room == calls):
+            client.say(*[submit() for _ in range(room)])
+            sent += room
+        client.take(1_000)
+        accepted += sum(type(message) is wire.DetachedAccepted for message in client.heard)
+        client.heard.clear()
+    return calls / (time.perf_counter() - begin_s)
+
+
+def measure_latencies(client: RawPeer, times: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of single acceptances, and of answers to beats in between."""
+    accepts, beats = [], []
+    for number in range(times):
+        begin_s = time.perf_counter()
+        client.say(submit())
+        client.hear(wire.DetachedAccepted)
+        middle_s = time.perf_counter()
+        client.say(wire.ClientBeat(number, 0))
+        client.hear(wire.ClientBeatReply)
+        accepts.append(1e3 * (middle_s - begin_s))
+        beats.append(1e3 * (time.perf_counter() - middle_s))
+    return accepts, beats
+
+
+def measure_restart(scheduler: LocalScheduler, context: "zmq.Context[object]") -> float:
+    """Seconds from the start of the process to the first dispatch, an agent being there and waiting."""
+    agent = RunningAgent(context, scheduler.address)
+    scheduler.kill()
+    begin_s = time.perf_counter()
+    scheduler.start()
+    while not agent.model.executed and not agent.model.attempts:
+        agent.take(2)
+        agent.work()
+    return time.perf_counter() - begin_s
+
+
+def measure_loading(state: Path) -> tuple[int, float, float]:
+    """Calls, seconds to read the journal, seconds to take them in; the scheduler has to be stopped."""
+    begin_s = time.perf_counter()
+    journal = Journal(state)
+    opened = journal.begin_epoch()
+    read_s = time.perf_counter()
+    core = SchedulerCore(CoreConfig(), opened.epoch, opened.cluster_id, 0)
+    core.handle(1, opened.restored._replace(nodes=()))
+    end_s = time.perf_counter()
+    journal.close()
+    return len(opened.restored.detached.calls), read_s - begin_s, end_s - read_s
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=100_000)
+    parser.add_argument("--state", type=Path, default=None, help="a directory on the disk to measure")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="keepwarm-", dir=options.state) as home, sockets() as context:
+        scheduler = LocalScheduler(Path(home))
+        client = RawPeer(context, scheduler.address)
+        client.hello()
+        client.say(declaration())
+        accepts, beats = measure_latencies(client, 500)
+        rate = measure_rate(client, options.calls)
+        more_accepts, _ = measure_latencies(client, 200)
+        print(f"accepted calls per second: {rate:,.0f}")
+        print(f"one acceptance: p50 {statistics.median(accepts):.2f} ms, p99 {sorted(accepts)[-5]:.2f} ms")
+        print(f"  behind {options.calls:,} queued: p50 {statistics.median(more_accepts):.2f} ms")
+        print(f"answer to a beat: p50 {statistics.median(beats):.2f} ms")
+        print(f"restart to first dispatch: {measure_restart(scheduler, context):.2f} s")
+        scheduler.stop()
+        calls, read_s, taken_s = measure_loading(scheduler.state)
+        print(f"  of {calls:,} calls: reading the journal {read_s:.2f} s, taking them in {taken_s:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Faults of the scheduler: killed, aborted, standing still, on a full or failing disk, started twice.
+
+It runs under a supervisor that starts it again whatever ended it. Calls that run meanwhile run on, and only once.
+"""
+
+import os
+import signal
+import time
+
+import pytest
+
+from support.hosts.caller import Plan
+from support.hosts.cluster import HostCluster, host_cluster
+from support.hosts.faults.disks import FsyncShim, fill_disk
+from support.hosts.faults.processes import pause
+from support.hosts.recoveries import Measured, Recovery
+from support.simulation.clock import SECOND
+from support.waiting import until
+
+KIND = "Scheduler"
+RESTART_S = 2.0
+"""From its start to the first dispatch, when every node is back."""
+
+LONG_PAUSE_S = 9.0
+"""Longer than connections bear silence."""
+
+DISK_BYTES = 8 << 20
+FULL_S = 3.0
+
+LONG_CALLS = "for f in [caller.ask({seconds}) for _ in range(4)]: f.result()"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
+def test_a_scheduler_that_dies_is_back_at_once_and_nothing_runs_again(
+    measured: Measured, number: signal.Signals
+) -> None:
+    """What runs runs on, what is warm stays warm; what was asked for meanwhile is served."""
+    with host_cluster(agents=2, cpu=3) as cluster, cluster.supervised():
+        cluster.program(LONG_CALLS.format(seconds=4.0))
+        cluster.until_running(4)
+        cluster.call(Plan(in_flight=2, work_s=0.05))
+        cluster.until_running(5)
+        time.sleep(1.0)
+        before = instances(cluster)
+        with cluster.struck("crash scheduler", cluster.scheduler_host) as struck_ns:
+            cluster.scheduler.send(number)
+        until(lambda: cluster.ends == [-number])
+        time.sleep(4.5)
+        cluster.end_calling()
+        story = cluster.check()
+        assert story.reruns() == []
+        assert before <= instances(cluster)
+        first = story.first_run_after(struck_ns + SECOND // 2)
+        assert first is not None
+        said = "what runs runs on and only once, what is warm stays warm; the next call is dispatched"
+        after_s = (first.at_ns - struck_ns) / SECOND
+        measured(Recovery(KIND, f"scheduler ends with {number.name}", said, after_s, RESTART_S))
+
+
+def instances(cluster: HostCluster) -> set[int]:
+    """The processes in which functions run, on all hosts."""
+    return {process_id for host in cluster.agent_hosts for process_id in host.processes() if is_instance(process_id)}
+
+
+def is_instance(process_id: int) -> bool:
+    try:
+        with open(f"/proc/{process_id}/environ", "rb") as file:
+            return b"KEEPWARM_INSTANCE=" in file.read()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("pause_s", [3.0, LONG_PAUSE_S])
+def test_a_scheduler_that_stood_still_goes_on(measured: Measured, pause_s: float) -> None:
+    """Nothing runs again, however long connections have been silent."""
+    with host_cluster(agents=2, cpu=3) as cluster:
+        cluster.program(LONG_CALLS.format(seconds=pause_s + 2))
+        cluster.until_running(4)
+        cluster.call(Plan(in_flight=2, work_s=0.05))
+        cluster.until_running(5)
+        with cluster.struck("pause scheduler", cluster.scheduler_host, lambda: pause(cluster.scheduler.pid)):
+            time.sleep(pause_s)
+        back_ns = time.time_ns()
+        time.sleep(3.0)
+        cluster.end_calling()
+        story = cluster.check()
+        assert story.reruns() == []
+        first = story.first_run_after(back_ns)
+        assert first is not None
+        said = "nothing runs again; the next call is dispatched"
+        after_s = (first.at_ns - back_ns) / SECOND
+        measured(Recovery(KIND, f"scheduler stands still for {pause_s:.0f} s", said, after_s, 3.0))
+
+
+def test_a_second_scheduler_on_the_same_state_does_not_start(measured: Measured) -> None:
+    """It says why; the first goes on."""
+    with host_cluster(agents=1) as cluster:
+        first = cluster.scheduler
+        begun_s = time.monotonic()
+        second = cluster.launch_scheduler()
+        assert second.wait() == 2
+        took_s = time.monotonic() - begun_s
+        assert "Another scheduler is using the state" in second.said() or "already serving" in second.said()
+        cluster.call(Plan(calls=5))
+        cluster.end_calling()
+        cluster.check()
+        assert first.is_running
+        said = "the second refuses to start and says why"
+        measured(Recovery(KIND, "two schedulers on one state", said, took_s, 5.0))
+
+
+def test_a_scheduler_whose_sync_fails_ends_at_once_and_recovers(measured: Measured) -> None:
+    """After a failed fsync nothing in memory can be trusted; from the disk it goes on as after a kill."""
+    shims: list[FsyncShim] = []
+
+    def prepare(cluster: HostCluster) -> None:
+        shims.append(FsyncShim(cluster.hosts.folder))
+        cluster.scheduler_variables = shims[0].variables
+
+    with host_cluster(agents=2, cpu=3, late="agent1", prepare=prepare) as cluster, cluster.supervised():
+        cluster.program(LONG_CALLS.format(seconds=4.0))
+        cluster.until_running(3)
+        cluster.call(Plan(in_flight=2, work_s=0.05))
+        with cluster.struck("fsync error", cluster.scheduler_host, shims[0].fail) as struck_ns:
+            cluster.start_agent(cluster.agent_hosts[1])  # a new node is something to write down
+            until(lambda: len(cluster.ends) >= 1)
+            ended_s = (time.time_ns() - struck_ns) / SECOND
+        back_ns = time.time_ns()
+        cluster.wait_for_agent(cluster.agent_hosts[1])
+        cluster.end_calling()
+        story = cluster.check()
+        assert story.reruns() == []
+        first = story.first_run_after(back_ns)
+        assert first is not None
+        assert 0 < cluster.ends[0] < 128, cluster.ends
+        said = "it ends at once rather than trust what it cannot keep; started again, it recovers"
+        after_s = (first.at_ns - back_ns) / SECOND
+        measured(Recovery(KIND, "fsync fails on the scheduler", said, after_s, RESTART_S + 2.0))
+
+
+def test_a_scheduler_on_a_full_disk_serves_what_it_has(measured: Measured) -> None:
+    """It does not end, calls that need nothing written go on, and with room again everybody can join."""
+    with (
+        host_cluster(
+            agents=2, late="agent1", prepare=lambda cluster: cluster.scheduler_host.use_small_disk(DISK_BYTES)
+        ) as cluster,
+        cluster.supervised(),
+    ):
+        cluster.call(Plan(in_flight=2, work_s=0.05))
+        cluster.until_running(1)
+        with cluster.struck("disk full", cluster.scheduler_host, lambda: fill_disk(cluster.scheduler_host)):
+            cluster.start_agent(cluster.agent_hosts[1])
+            time.sleep(FULL_S)
+            assert cluster.ends == [], cluster.hosts.said()
+        back_s = time.monotonic()
+        cluster.wait_for_agent(cluster.agent_hosts[1])
+        after_s = time.monotonic() - back_s
+        cluster.end_calling()
+        story = cluster.check()
+        assert story.longest_silence_s(0) < 1.0
+        said = "calls go on; what has to be written waits until there is room"
+        measured(Recovery(KIND, "disk of the scheduler full", said, after_s, 5.0))
