@@ -23,6 +23,7 @@ import zmq
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from keepwarm_scheduler.collector import begin
 from keepwarm_scheduler.core.config import CoreConfig
 from keepwarm_scheduler.core.machine import SchedulerCore
 from keepwarm_scheduler.journal import Journal
@@ -83,6 +84,7 @@ def measure_restart(scheduler: LocalScheduler, context: "zmq.Context[object]") -
 def measure_loading(state: Path) -> tuple[int, float, float]:
     """Calls, seconds to read the journal, seconds to take them in; the scheduler has to be stopped."""
     begin_s = time.perf_counter()
+    begin()
     journal = Journal(state)
     opened = journal.begin_epoch()
     read_s = time.perf_counter()

@@ -5,7 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
-from keepwarm_scheduler.collector import quieten
+from keepwarm_scheduler.collector import begin, quieten
 from keepwarm_scheduler.config import (
     CoreConfig,
     SchedulerConfig,
@@ -83,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
             payload_bytes_max=parse_size(options.payload_max),
             core=CoreConfig.for_local() if options.local else CoreConfig(),
         )
+        begin()
         daemon = Daemon(config)
     except (BindError, JournalError, KeyFileError, ValueError) as error:
         sys.stderr.write(f"keepwarm scheduler: {error}\n")

@@ -24,6 +24,7 @@ from keepwarm_scheduler.core.effects import (
 )
 from keepwarm_scheduler.core.events import SavedCall, SavedDetached, SavedEnd, SavedFunction, SavedKey
 from keepwarm_wire.codec import ProtocolError, decode_frame, encode_frame
+from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.messages import DetachedOutcome, Payload, Reference
 
 __all__ = ["STATEMENTS", "KeptPayload", "Statement", "kept_payloads", "read_arguments", "read_detached", "read_outcome"]
@@ -143,7 +144,7 @@ STATEMENTS: dict[type, Callable[[Any, int], list[Statement]]] = {
 
 
 def _left(since: str, length: str) -> str:
-    return f"max(0, min({length}, {since} + {length} - :now))"
+    return f"iif({length} >= {FOREVER_US}, {FOREVER_US}, max(0, min({length}, {since} + {length} - :now)))"
 
 
 _CALLS = f"""SELECT number, call_id, namespace, function_id, function, priority, key, label, result_ttl_us,

@@ -99,6 +99,26 @@ def test_a_revoked_agent_is_outside_and_its_calls_run_elsewhere(cluster: Secured
     again.until_says("does not accept this agent's key")
 
 
+def test_the_doctor_tells_who_one_is_and_what_is_wrong(cluster: SecuredCluster) -> None:
+    at = f"tcp://{cluster.at}"
+    nobody_there = cluster.admin("doctor", "--address", at)
+    assert nobody_there.code == 1
+    assert "No agent has joined" in nobody_there.out
+    cluster.agent("near")
+    well = cluster.admin("doctor", "--address", at)
+    assert well.code == 0, well
+    assert "key: admin, admin" in well.out
+    user = cluster.user(name="ann")
+    assert "key: ann, client" in run_command(user, "doctor", "--address", at).out
+    stranger = run_command(cluster.new_home(), "doctor", "--address", at)
+    assert stranger.code == 1
+    assert "keepwarm login TOKEN" in stranger.out
+    cluster.scheduler.kill()
+    away = run_command(user, "doctor", "--address", at)
+    assert away.code == 1
+    assert "nobody answers" in away.out
+
+
 def test_a_revoked_user_is_told_so(cluster: SecuredCluster) -> None:
     cluster.agent("near")
     user = cluster.user(name="ann")

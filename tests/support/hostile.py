@@ -9,14 +9,13 @@ import types
 from collections.abc import Callable
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from keepwarm_scheduler.core.events import PeerMessage, Principal
 from keepwarm_scheduler.security.authorisation import MAY_SEND
 from keepwarm_scheduler.security.answering import ABOUT_KEYS
 from keepwarm_wire import messages as wire
 from keepwarm_wire.fields import FOREVER_US, Bounds
 from keepwarm_wire.identifiers import token
 from keepwarm_wire.spec import canonical_spec
-from support.scheduler_driver import Driver
+from support.scheduler_driver import Agent, Client, Driver
 
 __all__ = ["HostilePeer"]
 
@@ -31,51 +30,53 @@ _NUMBERS = (0, 1, 2, 3, 5, 1000, 256 << 20, (1 << 31) - 1, FOREVER_US - 1, FOREV
 
 
 class HostilePeer:
-    """One connection of an enrolled key in one role; ``name`` is its node's, if it is an agent.
+    """Lies on the connection of an agent or client that does its work otherwise: so it has something to lie about.
 
     Args:
         driver: the scheduler under attack.
         rng: where every choice comes from.
-        principal: its key, role and namespace.
-        name: what its key is called.
+        honest: whose connection it is; ``driver.principals`` says with which key.
     """
 
-    def __init__(self, driver: Driver, rng: random.Random, principal: Principal, name: str) -> None:
-        self.driver, self.rng, self.principal, self.name = driver, rng, principal, name
-        self.peer = driver.new_peer()
+    def __init__(self, driver: Driver, rng: random.Random, honest: Agent | Client) -> None:
+        self.driver, self.rng, self.honest = driver, rng, honest
+        principal = driver.principals[honest.peer]
         roles = {kind: roles for kind, roles in MAY_SEND.items() if kind not in ABOUT_KEYS | _PAYLOADS}
         self.kinds = [kind for kind, allowed in roles.items() if principal.role in allowed]
 
     def say(self, message: wire.Message) -> None:
         """Send a message, and let everybody else act on what it has led to."""
-        self.driver.feed(PeerMessage(self.peer, self.principal, message))
+        self.driver.transmit(self.honest.peer, message)
         self.driver.settle()
-
-    def hello(self) -> None:
-        """Say hello as what it is."""
-        kind = wire.AgentHello if self.principal.role == "agent" else wire.ClientHello
-        self.say(self._made(kind))
 
     def strike(self) -> wire.Message:
         """Say one thing; what it was."""
-        rng = self.rng
-        if rng.random() < 0.05:
-            self.hello()
-        message = self._made(rng.choice(self.kinds))
+        kind = self.rng.choice(self.kinds)
+        if kind is wire.Goodbye and self.rng.random() < 0.8:
+            kind = self.rng.choice(self.kinds)
+        message = self._made(kind)
         self.say(message)
+        if kind in (wire.Goodbye, wire.AgentHello, wire.ClientHello):
+            self.honest.hello()
+            self.driver.settle()
         return message
+
+    def work(self) -> None:
+        """Do what an honest agent does with calls; a client submits one."""
+        if isinstance(self.honest, Agent):
+            self.honest.complete()
+        else:
+            self.honest.submit(1, number=self.rng.randrange(1, 40))
 
     def _made(self, kind: type[Any]) -> Any:
         message = self._example(kind)
         if kind in (wire.AgentHello, wire.ClientHello) and self.rng.random() < 0.9:
             message = message._replace(protocol_min=1, protocol_max=1)
         if kind is wire.AgentHello:  # the doorkeeper lets no other name pass
-            message = message._replace(node=self.name)
+            message = message._replace(node=self.honest.name)  # type: ignore[union-attr]
         if kind is wire.DeclareFunction and self.rng.random() < 0.9:
             requirements = self.rng.choice(((), ("x",)))
             message = message._replace(spec=canonical_spec(requirements, "3.11"))
-        if kind is wire.Submit and self.rng.random() < 0.8:
-            message = message._replace(function_number=self.rng.choice((0, 1, 2)))
         return message
 
     # ------------------------------------------------------------ values
@@ -135,6 +136,7 @@ _KNOWN: dict[str, Callable[[Driver], list[Any]]] = {
     "environment_id": lambda driver: list(driver.cluster.pools_of),
     "spec_key": lambda driver: [key for _, key in driver.cluster.environments],
     "locks_under_way": lambda driver: [key for _, key in driver.cluster.environments],
+    "function_number": lambda _: [0, 1, 2],
     "function": lambda driver: ["module:function", "", "?"],
     "node": lambda driver: list(driver.cluster.nodes),
     "state": lambda _: list(_STATES),

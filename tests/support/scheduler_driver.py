@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from keepwarm_scheduler.config import CoreConfig
 from keepwarm_scheduler.core import invariants
 from keepwarm_scheduler.core.effects import Effect, Send
-from keepwarm_scheduler.core.events import LOCAL, Event, PeerLost, PeerMessage, Restored, Tick
+from keepwarm_scheduler.core.events import LOCAL, Event, PeerLost, PeerMessage, Principal, Restored, Tick
 from keepwarm_scheduler.core.machine import SchedulerCore
 from keepwarm_scheduler.core.state import Instance, Node, Pool
 from keepwarm_wire import messages as wire
@@ -196,6 +196,9 @@ class Driver:
         self.twice = False
         self.log: list[Any] = []
         self._peers = 0
+        self.joining = LOCAL
+        """Whose the next connections are."""
+        self.principals: dict[bytes, Principal] = {}
         self.core = SchedulerCore(self.config, epoch, b"c" * 16, now_ns)
         if restored is not None:
             self.feed(restored)
@@ -216,7 +219,9 @@ class Driver:
 
     def new_peer(self) -> bytes:
         self._peers += 1
-        return self._peers.to_bytes(5, "big")
+        peer = self._peers.to_bytes(5, "big")
+        self.principals[peer] = self.joining
+        return peer
 
     def client(self, name: str = "s") -> Client:
         return Client(self, name.encode().ljust(16, b"-")).hello()
@@ -236,7 +241,7 @@ class Driver:
             if self._is_lost(message):
                 continue
             (decoded,) = decode_frame(encode_frame([message]))
-            self.feed(PeerMessage(peer, LOCAL, decoded))
+            self.feed(PeerMessage(peer, self.principals[peer], decoded))
 
     def feed(self, event: Event) -> list[Effect]:
         """One turn of the core."""

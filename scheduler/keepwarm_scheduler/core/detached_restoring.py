@@ -13,6 +13,7 @@ from keepwarm_scheduler.core.events import SavedCall, SavedDetached, SavedEnd, S
 from keepwarm_scheduler.core.recovery import release
 from keepwarm_scheduler.core.sessions import environment_of, set_timeouts
 from keepwarm_scheduler.core.state import Call, Function
+from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.messages import Reference
 from keepwarm_wire.spec import parse_spec
 
@@ -46,11 +47,12 @@ def _records(cluster: Cluster, saved: SavedDetached) -> None:
     """Finished and unfinished ones, in the order of their numbers."""
     ends, calls = saved.ends, saved.calls
     index = 0
+    waits = Decision(Reason.RECOVERING, cluster.now_ns)
     for call in calls:
         while index < len(ends) and ends[index].number < call.number:
             _end(cluster, ends[index])
             index += 1
-        _call(cluster, call)
+        _call(cluster, call, waits)
     for end in ends[index:]:
         _end(cluster, end)
 
@@ -68,7 +70,7 @@ def _function(cluster: Cluster, saved: SavedFunction) -> None:
         book.claim(declaration.body.payload_id)
 
 
-def _call(cluster: Cluster, saved: SavedCall) -> None:
+def _call(cluster: Cluster, saved: SavedCall, waits: Decision) -> None:
     book, now_ns = cluster.book, cluster.now_ns
     keeper, kept = keeper_of(cluster, saved.namespace), book.functions[saved.function_id]
     accepted_ns = now_ns - saved.age_us * 1_000
@@ -76,7 +78,7 @@ def _call(cluster: Cluster, saved: SavedCall) -> None:
     call.cancel_reason, call.reason = saved.cancel_reason, "recovering"
     call.lost_nodes, call.exceptions = saved.lost_nodes, saved.exceptions
     call.crashes, call.out_of_memory = saved.crashes, saved.out_of_memory
-    call.decisions.append(Decision(Reason.RECOVERING, now_ns))
+    call.decisions.append(waits)
     kept.unfinished += 1
     record = Record(
         saved.number,
@@ -99,8 +101,9 @@ def _call(cluster: Cluster, saved: SavedCall) -> None:
         book.claim(saved.arguments.payload_id)
     keeper.session.calls[saved.number] = call
     cluster.recovering[call.key] = call
-    grace_us = cluster.config.recovery_grace_ns // 1_000 if cluster.is_recovering else 0
-    set_timeouts(cluster, call, max(saved.queue_left_us, grace_us), max(saved.overall_left_us, grace_us))
+    if saved.queue_left_us < FOREVER_US or saved.overall_left_us < FOREVER_US:
+        grace_us = cluster.config.recovery_grace_ns // 1_000 if cluster.is_recovering else 0
+        set_timeouts(cluster, call, max(saved.queue_left_us, grace_us), max(saved.overall_left_us, grace_us))
 
 
 def _end(cluster: Cluster, saved: SavedEnd) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from keepwarm.errors import KeepwarmError
+from keepwarm_wire.credentials import ROLE_ADMIN
+from keepwarm_wire.key_files import StoredKey
 
 __all__ = ["Finding", "examine"]
 
 _DISK_FREE_MIN_BYTES = 1 << 30
+_REACH_S = 5.0
 _LIBZMQ_MIN = (4, 3, 5)
 
 
@@ -123,6 +127,50 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (_python, _home_directory, _messagi
 def _cluster(address: str | None) -> list[Finding]:
     if address is None:
         return [Finding(True, "cluster", "none is running here; the first call of a program starts one")]
+    from keepwarm import logins
+
+    try:
+        addresses = logins.parse(address)
+        key = logins.key_for(addresses)
+    except KeepwarmError as error:
+        return [Finding(False, "key", str(error), "See the message.")]
+    found = [_reach(each, key) for each in addresses]
+    if key is not None:
+        found.insert(0, Finding(True, "key", f"{key.name}, {key.role}, readable by you alone"))
+    if not all(finding.is_well for finding in found):
+        return found
+    if key is not None and key.role != ROLE_ADMIN:
+        return [
+            *found,
+            Finding(True, "nodes", "an administrator's key sees them: `keepwarm doctor` on the scheduler's machine"),
+        ]
+    return [*found, *_members(addresses[0])]
+
+
+def _reach(address: str, key: StoredKey | None) -> Finding:
+    """Whether a connection comes about, with the key that there is, and how fast."""
+    from keepwarm.connection import not_let_in
+    from keepwarm.transport import Transport
+    from keepwarm.waking import Wakeup
+
+    wakeup = Wakeup()
+    transport = Transport(address, wakeup, key)
+    begun_s = time.monotonic()
+    try:
+        while (left_s := begun_s + _REACH_S - time.monotonic()) > 0:
+            arrivals = transport.receive(left_s)
+            if arrivals.made:
+                return Finding(True, "connection", f"{address}, in {(time.monotonic() - begun_s) * 1000:.0f} ms")
+            if arrivals.refusal:
+                return Finding(False, "connection", not_let_in(address, arrivals.refusal), "See the message.")
+    finally:
+        transport.close(linger_s=0)
+        wakeup.close()
+    advice = "Check that the scheduler runs there, and that no firewall is between; or unset KEEPWARM_ADDRESS."
+    return Finding(False, "connection", f"nobody answers at {address} within {_REACH_S:g} s", advice)
+
+
+def _members(address: str) -> list[Finding]:
     from keepwarm.admin import AdminClient
 
     try:
@@ -132,12 +180,16 @@ def _cluster(address: str | None) -> list[Finding]:
         return [Finding(False, "cluster", str(error), "Start it again, or unset KEEPWARM_ADDRESS for a local one.")]
     alive = [node["name"] for node in document["nodes"] if node["state"] == "alive"]
     others = [f"{node['name']} is {node['state']}" for node in document["nodes"] if node["state"] != "alive"]
+    cordoned = [
+        f"{node['name']} is {node['cordon']}" for node in document["nodes"] if node.get("cordon", "open") != "open"
+    ]
+    advice = (
+        "Look at their agents' logs, and at the network between." if alive else
+        "No agent has joined: run `keepwarm agent`, or look at its log."
+    )  # fmt: skip
+    broken = sum(document.get("leases_ended_early", {}).values())
     return [
-        Finding(True, "scheduler", f"{document['software']} at {address}"),
-        Finding(
-            bool(alive),
-            "nodes",
-            f"{len(alive)} alive" + (f"; {', '.join(others)}" if others else ""),
-            "No agent has joined: run `keepwarm agent`, or look at its log.",
-        ),
+        Finding(True, "scheduler", f"{document['software']} at {address}, up {document['uptime_s']:.0f} s"),
+        Finding(bool(alive) and not others, "nodes", "; ".join([f"{len(alive)} alive", *others, *cordoned]), advice),
+        Finding(True, "leases", f"{broken} ended early since it was started" if broken else "none was ended early"),
     ]

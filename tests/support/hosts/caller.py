@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from keepwarm import Resources, Retry, isolated
+from keepwarm import ClusterUnreachable, Resources, Retry, isolated
 from support.histories.executing import execute
 from support.histories.recorder import SUFFIX, ClientRecorder
 
@@ -63,6 +63,7 @@ class Caller:
         self._function = isolated(**{"keep_alive": 300.0, "retries": Retry(lost_node=LOST_NODE, crash=2), **options})(execute)
         self._asked = 0
         self._unanswered: dict[str, None] = {}
+        self._is_cut_off = False
 
     def ask(self, work_s: float = 0.0, **options: Any) -> "Future[str]":
         """Ask for one more call."""
@@ -82,6 +83,7 @@ class Caller:
             self.recorder.returned(call, done.result())
         else:
             self.recorder.failed(call, error)
+            self._is_cut_off = isinstance(error, ClusterUnreachable)
         del self._unanswered[call]
 
     def follow(self, plan: Plan) -> None:
@@ -89,6 +91,8 @@ class Caller:
         room = threading.Semaphore(plan.in_flight)
         asked = 0
         while (plan.calls is None or asked < plan.calls) and not (self.folder / ENOUGH).exists():
+            if self._is_cut_off:
+                sys.exit(f"{self.name} has no cluster any more")
             if plan.minds_gate and asked >= self._allowed():
                 time.sleep(_LOOK_S)
             elif room.acquire(timeout=_LOOK_S):

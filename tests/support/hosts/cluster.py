@@ -65,7 +65,7 @@ class HostCluster:
             self.recorder.host(host.name, host.place)
         self._cpu, self._labels, self._late = cpu, labels, late.split()
         self._callers: list[Program] = []
-        self._token = ""
+        self._token = self._user_token = ""
 
     # ------------------------------------------------------------ starting
 
@@ -74,15 +74,21 @@ class HostCluster:
         self.command(self.scheduler_host, "init")
         self.start_scheduler()
         tokens = [self._new_token(role) for role in ("agent", "client")]
-        self._token, for_users = (_output(token) for token in tokens)
+        self._token, self._user_token = (_output(token) for token in tokens)
         first = [host for host in self.agent_hosts if host.name not in self._late]
         for host in first:
             self.start_agent(host)
-        login = [*_KEEPWARM, "login", for_users, "--at", self.at, "--name"]
-        for done in [host.run([*login, host.name], name="login") for host in self.user_hosts]:
-            _output(done)
+        for login in [self._start_login(host, self.at, host.name) for host in self.user_hosts]:
+            _output(login)
         for host in first:
             self.wait_for_agent(host)
+
+    def log_in(self, host: Host, at: str) -> None:
+        """Let the programs of a host use the cluster at another address."""
+        _output(self._start_login(host, at, f"{host.name}-{at}"))
+
+    def _start_login(self, host: Host, at: str, name: str) -> Program:
+        return host.run([*_KEEPWARM, "login", self._user_token, "--at", at, "--name", name], name="login")
 
     def _new_token(self, role: str) -> Program:
         return self.scheduler_host.run([*_KEEPWARM, "token", "new", "--role", role, "--uses", str(_TOKEN_USES)])
@@ -186,6 +192,10 @@ class HostCluster:
     def history(self) -> History:
         """All that has been recorded until now."""
         return read_history(self.folder)
+
+    def story(self) -> Timeline:
+        """The same, read as a story."""
+        return Timeline(self.history())
 
     def require(self, condition: Callable[[History], Any], limit_s: float = 30) -> Any:
         """Wait until something holds of the history, and return it."""

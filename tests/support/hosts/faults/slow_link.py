@@ -53,12 +53,13 @@ class SlowLink:
     >>> with SlowLink(agent, (scheduler.address, 7437)) as link, link.delay(0.05):
     ...     ...  # programs on the agent's host connect to ("127.0.0.1", link.port)
 
-    Each fault is undone by itself; of two of the same kind the later one counts until it is undone.
+    ``connections`` counts those that were tried. Each fault is undone by itself; of two of the same kind the later one counts until it is undone.
     """
 
     def __init__(self, host: Host, target: tuple[str, int], port: int = 0) -> None:
         self.passed_bytes = {Direction.FORTH: 0, Direction.BACK: 0}
         self.flipped_bits = 0
+        self.connections = 0
         self._host = host
         self._target = target
         self._listener = host.listen(port)
@@ -153,6 +154,7 @@ class SlowLink:
             await server.serve_forever()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         with contextlib.suppress(asyncio.CancelledError):  # the link is being closed
             await self._relay(reader, writer)
 
