@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -69,7 +70,7 @@ def measure_latencies(client: RawPeer, times: int) -> tuple[list[float], list[fl
     return accepts, beats
 
 
-def measure_restart(scheduler: LocalScheduler, context: "zmq.Context[object]") -> float:
+def measure_restart(scheduler: LocalScheduler, context: "zmq.Context[Any]") -> float:
     """Seconds from the start of the process to the first dispatch, an agent being there and waiting."""
     agent = RunningAgent(context, scheduler.address)
     scheduler.kill()

@@ -83,10 +83,13 @@ class Journal:
             raise JournalError(f"Cannot open {self.path}: {error}.") from error
         except sqlite3.DatabaseError as error:
             self._database.close()
-            raise JournalError(
-                f"{self.path} is damaged: {error}. Move it away to start with an empty state; locks are made anew, and "
-                f"agents and clients of other machines have to join again."
-            ) from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: sqlite3.DatabaseError) -> JournalError:
+        return JournalError(
+            f"{self.path} is damaged: {error}. Move it away to start with an empty state; locks are made anew, "
+            f"detached calls are lost, and agents and clients of other machines have to join again."
+        )
 
     def _open(self) -> None:
         execute = self._database.execute
@@ -106,7 +109,17 @@ class Journal:
         return bytes(row[0])
 
     def begin_epoch(self) -> Opened:
-        """Count this start, durably, and read back what an earlier one left."""
+        """Count this start, durably, and read back what an earlier one left.
+
+        Raises:
+            JournalError: something of it cannot be read.
+        """
+        try:
+            return self._begin_epoch()
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+
+    def _begin_epoch(self) -> Opened:
         execute = self._database.execute
         epoch = int(self._meta("epoch")) + 1
         locks = tuple(

@@ -23,16 +23,22 @@ class Negotiation(NamedTuple):
     reason: str
 
 
-def negotiate(peer_min: int, peer_max: int, peer_software: str) -> Negotiation:
+def negotiate(peer_min: int, peer_max: int, peer_software: str, *, may_be_newer: bool = False) -> Negotiation:
     """Choose the protocol to speak with a peer that can speak ``peer_min`` to ``peer_max``.
+
+    A peer that could speak a newer one than this scheduler is newer than it, and refused though both might find a
+    protocol that they share; with ``may_be_newer`` they use that: a newly installed command line has to be able to
+    stop the scheduler that it is to replace.
 
     >>> negotiate(1, 1, "keepwarm 0.1.0").protocol
     1
     """
     chosen = min(peer_max, PROTOCOL_MAX)
-    if peer_min <= chosen and chosen >= PROTOCOL_MIN:
+    is_newer = peer_max > PROTOCOL_MAX and not may_be_newer
+    if peer_min <= chosen and chosen >= PROTOCOL_MIN and not is_newer:
         return Negotiation(chosen, "")
-    older, advice = ("the scheduler", "upgrade the scheduler") if peer_min > PROTOCOL_MAX else ("it", "upgrade it")
+    is_behind = peer_min > PROTOCOL_MAX or (is_newer and peer_min <= chosen)
+    older, advice = ("the scheduler", "upgrade the scheduler") if is_behind else ("it", "upgrade it")
     return Negotiation(
         0,
         f"{peer_software} speaks protocol {peer_min} to {peer_max}, this scheduler ({SOFTWARE}) speaks "

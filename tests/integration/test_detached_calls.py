@@ -1,5 +1,6 @@
 """Detached calls on a real scheduler: what it has accepted is there after kill -9, and is not run twice."""
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -117,13 +118,13 @@ def test_large_arguments_and_results_survive_kill_9(scheduler: LocalScheduler, c
     client.socket.close()
     agent = RunningAgent(context, scheduler.address)
     agent.is_holding = True
-    until(lambda: bool(agent.work() or agent.model.attempts), limit_s=10)
+    until(lambda: worked(agent) and bool(agent.model.attempts), limit_s=10)
     (dispatch,) = agent.model.attempts.values()
     assert dispatch.arguments == reference
     assert fetch(agent, reference) == data
     result = upload(agent, data[::-1], b"r" * 16)
     agent.model.finish(dispatch.attempt, result=result)
-    until(lambda: bool(agent.work() or not agent.model.held), limit_s=10)
+    until(lambda: worked(agent) and not agent.model.held, limit_s=10)
     scheduler.kill()
     scheduler.start()
     other = RawPeer(context, scheduler.address)
@@ -139,10 +140,13 @@ def test_large_arguments_and_results_survive_kill_9(scheduler: LocalScheduler, c
     assert not list(kept.iterdir())
 
 
+def worked(agent: RunningAgent) -> bool:
+    agent.work()
+    return True
+
+
 def upload(peer: RawPeer, data: bytes, payload_id: bytes = b"p" * 16) -> wire.Reference:
     """Hand over a payload of less than a window."""
-    import hashlib
-
     reference = wire.Reference(payload_id, len(data), hashlib.sha256(data).digest())
     peer.say(wire.PayloadOffer(*reference[:3]))
     peer.hear(wire.PayloadCredit)

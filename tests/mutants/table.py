@@ -4,24 +4,11 @@ A mutant is a list of edits; an edit replaces one text, which has to occur exact
 a mutant that no longer fits the source fails as such, instead of passing for one that is noticed.
 """
 
-from typing import NamedTuple
+from mutants.detached_calls import DETACHED
+from mutants.mutant import Edit, Mutant
+from mutants.mutant import one as _one
 
 __all__ = ["MUTANTS", "Edit", "Mutant"]
-
-
-class Edit(NamedTuple):
-    """In a module, this text becomes that."""
-
-    module: str
-    old: str
-    new: str
-
-
-class Mutant(NamedTuple):
-    """One way to break a guarantee. ``tests`` are pytest ids below ``tests``; one that fails is enough."""
-
-    edits: tuple[Edit, ...]
-    tests: tuple[str, ...]
 
 
 _SCHEDULER = "keepwarm_scheduler.core."
@@ -34,10 +21,6 @@ _WHEEL = "property/test_wheel.py::"
 _UNIT = "unit/scheduler/core/test_"
 _UNIT_OF_AGENT = "unit/worker/core/test_"
 _CORE_OF_AGENT = "property/test_agent_core.py"
-
-
-def _one(module: str, old: str, new: str, *tests: str) -> Mutant:
-    return Mutant((Edit(module, old, new),), tests)
 
 
 _LEASE, _DISPATCHING = _SCHEDULER + "leases", _SCHEDULER + "dispatching"
@@ -463,4 +446,5 @@ MUTANTS: dict[str, Mutant] = {
     **_NOTICES,
     **_RESTARTS,
     **_TIMING,
+    **DETACHED,
 }

@@ -4,7 +4,6 @@ Every call is accepted once however often it was said, every outcome reaches who
 nothing refers to bytes that were not handed over; and once the channel is good again, nothing is waited for any more.
 """
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterable
@@ -20,20 +19,13 @@ from keepwarm.session_detached import Spawn, Told
 from keepwarm_wire import codec
 from keepwarm_wire.fields import FOREVER_US, INLINE_BYTES_MAX
 from keepwarm_wire.messages import (
-    AttachDetached,
     CancelDetached,
-    DetachedAccepted,
-    DetachedCancelled,
     DetachedOutcome,
-    DetachedRefused,
     FunctionOptions,
     Message,
-    Reference,
     RetryLimits,
-    Status,
-    SubmitDetached,
 )
-from support.model_scheduler import ModelScheduler, ModelSession
+from support.model_detached import Keeping
 
 OPTIONS = FunctionOptions(1, FOREVER_US, FOREVER_US, FOREVER_US, FOREVER_US, RetryLimits(), 1000, 0, 0)
 SMALL_CHUNK = 16 * 1024
@@ -45,61 +37,6 @@ ACTIONS = (
     "repeat to scheduler", "repeat to client", "time", "time", "long time", "restart", "reconnect", "end call",
 )  # fmt: skip
 STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 1 << 16)), max_size=120)
-
-
-class Keeping(ModelScheduler):
-    """The model scheduler with detached calls, which are on its disk and so outlive its restarts."""
-
-    def __init__(self) -> None:
-        super().__init__(beat_interval_us=200_000)
-        self.arguments: dict[bytes, bytes] = {}
-        self.accepted: Counter[bytes] = Counter()
-        self.ended: dict[bytes, bytes] = {}
-        self.watched: dict[bytes, None] = {}
-
-    def handle(self, connection: bytes, message: Message) -> list[Message]:
-        session = self.sessions.get(self.greeted.get(connection, b""))
-        if session is not None and isinstance(message, SubmitDetached):
-            return self._spawned(session, message)
-        if session is not None and isinstance(message, AttachDetached):
-            return [answer for call_id in message.call_ids for answer in self._attached(session, call_id)]
-        if session is not None and isinstance(message, CancelDetached):
-            known = message.call_id in self.accepted
-            cancelled = DetachedCancelled(message.call_id, "stopping")
-            return [cancelled if known else DetachedRefused(message.call_id, "unknown", "?")]
-        return super().handle(connection, message)
-
-    def _spawned(self, session: ModelSession, message: SubmitDetached) -> list[Message]:
-        known = message.call_id in self.accepted
-        if not known:
-            arguments = message.arguments
-            if message.function_number not in session.functions:
-                return []
-            if isinstance(arguments, Reference):
-                if arguments.payload_id not in session.stored:
-                    self.violations.append("a call refers to bytes that are not here")
-                    return []
-                arguments = session.stored[arguments.payload_id]
-            self.accepted[message.call_id] += 1
-            self.arguments[message.call_id] = arguments
-        return [DetachedAccepted(message.call_id, message.call_id, known)]
-
-    def _attached(self, session: ModelSession, call_id: bytes) -> list[Message]:
-        if call_id not in self.accepted:
-            return [DetachedRefused(call_id, "unknown", "?")]
-        if call_id not in self.ended:
-            self.watched[call_id] = None
-            return []
-        return [self.outcome(session, call_id)]
-
-    def outcome(self, session: ModelSession, call_id: bytes) -> DetachedOutcome:
-        result = self.ended[call_id]
-        if len(result) <= INLINE_BYTES_MAX:
-            return DetachedOutcome(call_id, Status.SUCCEEDED, result, None, None)
-        payload_id = hashlib.blake2b(b"result", key=call_id, digest_size=16).digest()
-        session.results[payload_id] = result
-        reference = Reference(payload_id, len(result), hashlib.sha256(result).digest())
-        return DetachedOutcome(call_id, Status.SUCCEEDED, reference, None, None)
 
 
 class World:

@@ -32,6 +32,7 @@ class Diagram(NamedTuple):
 DIAGRAMS = {
     "scheduler-call": Diagram(scheduler.CALL, scheduler.CallState.QUEUED),
     "scheduler-instance": Diagram(scheduler.INSTANCE, scheduler.InstanceState.STARTING),
+    "scheduler-node": Diagram(scheduler.NODE, scheduler.NodeState.ALIVE),
     "agent-instance": Diagram(agent.INSTANCE, agent.InstanceState.BUILDING),
     "agent-attempt": Diagram(agent.ATTEMPT, agent.AttemptState.FETCHING),
 }

@@ -9,8 +9,8 @@ import types
 from collections.abc import Callable
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from keepwarm_scheduler.security.authorisation import MAY_SEND
 from keepwarm_scheduler.security.answering import ABOUT_KEYS
+from keepwarm_scheduler.security.authorisation import MAY_SEND
 from keepwarm_wire import messages as wire
 from keepwarm_wire.fields import FOREVER_US, Bounds
 from keepwarm_wire.identifiers import token
@@ -25,7 +25,22 @@ _PAYLOADS = frozenset({wire.PayloadOffer, wire.PayloadCredit, wire.PayloadChunk,
 _STATES = ("building", "starting", "idle", "busy", "stopping", "ended", "")
 _CAUSES = ("expired", "evicted", "killed", "died", "start_failed", "build_failed", "released", "gone", "busy")
 _KINDS = ("user_exception", "process_died", "out_of_memory", "run_timeout", "setup_failed", "node_stopping", "in_doubt")
-_WORDS = (*_STATES, *_CAUSES, *_KINDS, "memory", "cpu", "gpu", "3.11", "linux", "a", "b", "?", "x" * 512, "\0", "\u202e")
+_WORDS = (
+    *_STATES,
+    *_CAUSES,
+    *_KINDS,
+    "memory",
+    "cpu",
+    "gpu",
+    "3.11",
+    "linux",
+    "a",
+    "b",
+    "?",
+    "x" * 70_000,
+    "\0",
+    "\u202e",
+)
 _NUMBERS = (0, 1, 2, 3, 5, 1000, 256 << 20, (1 << 31) - 1, FOREVER_US - 1, FOREVER_US, (1 << 63) - 1)
 
 

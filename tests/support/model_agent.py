@@ -241,7 +241,11 @@ class ModelAgent:
         return [token for token, dispatch in self.attempts.items() if dispatch.version in self.functions]
 
     def finish(
-        self, token: int, status: int = Status.SUCCEEDED, failure: wire.Failure | None = None, result: bytes = b""
+        self,
+        token: int,
+        status: int = Status.SUCCEEDED,
+        failure: wire.Failure | None = None,
+        result: wire.Payload = b"",
     ) -> None:
         """The call ends on its own, or as it was told to when it was cancelled."""
         dispatch = self.attempts.pop(token)
@@ -276,7 +280,7 @@ class ModelAgent:
         self._end(instance_id, "killed", None, False, dispatch.attempt)
 
     def _settle(
-        self, dispatch: wire.Dispatch, sequence: int, status: int, failure: wire.Failure | None, result: bytes
+        self, dispatch: wire.Dispatch, sequence: int, status: int, failure: wire.Failure | None, result: wire.Payload
     ) -> None:
         token = dispatch.attempt
         self.executed[token] = (dispatch.session_id, dispatch.call_number)

@@ -1,4 +1,4 @@
-"""Real sockets to a real scheduler: a peer that speaks messages, an agent that runs calls at once, a process to kill."""
+"""Real sockets to a real scheduler: a peer that speaks, an agent that runs calls at once, a process to kill."""
 
 import signal
 import subprocess

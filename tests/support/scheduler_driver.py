@@ -241,7 +241,7 @@ class Driver:
             if self._is_lost(message):
                 continue
             (decoded,) = decode_frame(encode_frame([message]))
-            self.feed(PeerMessage(peer, self.principals[peer], decoded))
+            self.feed(PeerMessage(peer, self.principals.get(peer, LOCAL), decoded))
 
     def feed(self, event: Event) -> list[Effect]:
         """One turn of the core."""

@@ -10,7 +10,7 @@ from typing import assert_type
 import pytest
 from mypy import api
 
-from keepwarm import Future, Resources, isolated
+from keepwarm import DetachedCall, Future, Resources, isolated
 from keepwarm.function import IsolatedFunction
 
 
@@ -64,6 +64,11 @@ def calls() -> Iterator[object]:
     assert_type(bare(1, text=""), bytes)
     assert_type(bare.submit(1), Future[bytes])
     assert_type(bare.submit(1).result(), bytes)
+    assert_type(bare.spawn(1, text=""), DetachedCall[bytes])
+    assert_type(bare.spawn(1).result(), bytes)
+    assert_type(bare.spawn(1).future(), Future[bytes])
+    assert_type(bare.spawn_map([1]), list[DetachedCall[bytes]])
+    assert_type(with_setup.detached(key="k", result_ttl=60).spawn(1), DetachedCall[bytes])
     assert_type(bare.local(1), bytes)
     assert_type(next(bare.map([1])), bytes)
     assert_type(bare.on(keep_alive=1)(1), bytes)
@@ -80,6 +85,7 @@ def calls() -> Iterator[object]:
 async def awaits() -> None:
     """Never run either."""
     assert_type(await bare.submit(1), bytes)
+    assert_type(await asynchronous.spawn(1), bytes)
 
 
 def test_the_forms_above_are_isolated_functions() -> None:
@@ -94,6 +100,10 @@ WRONG = {
     "bare(1, txt='')": "call-arg",
     "bare.submit('1')": "arg-type",
     "bare.local(b'')": "arg-type",
+    "bare.spawn('1')": "arg-type",
+    "bare.spawn(1, key='k')": "call-arg",
+    "bare.detached(key=1)": "arg-type",
+    "bare.detached(key='k').spawn()": "call-arg",
     "x: str = bare(1)": "assignment",
     "y: Future[str] = bare.submit(1)": "assignment",
     "with_setup(Model(), 1)": "call-arg",

@@ -44,6 +44,10 @@ __all__ = [
 
 _CRASH_KINDS = frozenset({"process_died", "out_of_memory"})
 _GIVEN_UP_MAX = 10_000
+_HELD_PER_NODE_MAX = 10_000
+"""Outcomes of an earlier epoch that are kept for clients who may come back: more than a node can have run at once."""
+_TOLD_MAX = 8_000
+"""Of an agent's own words, where some are added to them: together they still fit into a message."""
 _RETRY_BASE_NS = 500_000_000
 _RETRY_MAX_NS = 30_000_000_000
 
@@ -139,6 +143,9 @@ def lose_attempt(cluster: Cluster, attempt: Attempt, *, was_node_lost: bool) -> 
 
 def attempt_done(cluster: Cluster, node: Node, message: AttemptDone) -> None:
     """An attempt has an outcome. It counts if it is the current attempt of a call that has none yet."""
+    if message.status >= len(Status.NAMES):
+        reason = f"Node {node.name} ended the call with status {message.status}, which means nothing."
+        message = message._replace(status=Status.FAILED, failure=Failure("bad_outcome", reason))
     attempt = node.attempts.get(message.attempt)
     if attempt is None:
         _stale_outcome(cluster, node, message)
@@ -181,7 +188,8 @@ def _end_call(cluster: Cluster, node: Node, call: Call, attempt: Attempt, messag
     status, failure = message.status, message.failure
     if call.crashes >= cluster.config.crashes_max and failure is not None and failure.kind in _CRASH_KINDS:
         status = Status.POISONED
-        failure = failure._replace(kind="poisoned", message=f"{failure.message} It did so {call.crashes} times.")
+        message_text = f"{failure.message[:_TOLD_MAX]} It did so {call.crashes} times."
+        failure = failure._replace(kind="poisoned", message=message_text)
     report = report_of(attempt, call, message)
     record(cluster, call, status, message.result, failure, report, (node, message.attempt))
 
@@ -213,9 +221,7 @@ def _stale_outcome(cluster: Cluster, node: Node, message: AttemptDone) -> None:
         cluster.drop(message.result)
         return
     if epoch_of(message.attempt) < cluster.epoch and (session is None or message.call_number not in session.seen):
-        if key not in cluster.held:
-            cluster.held[key] = (node, message)
-            cluster.timer("held", key, cluster.config.session_lost_ns)
+        _hold(cluster, node, key, message)
         return
     call = None if session is None else session.calls.get(message.call_number)
     if call is not None and call.key in cluster.recovering:
@@ -225,6 +231,17 @@ def _stale_outcome(cluster: Cluster, node: Node, message: AttemptDone) -> None:
         cluster.drop(message.result)
 
 
+def _hold(cluster: Cluster, node: Node, key: tuple[bytes, int], message: AttemptDone) -> None:
+    if key in cluster.held:
+        return
+    if cluster.held_of[node.name] >= _HELD_PER_NODE_MAX:
+        _give_up(cluster, node, message)
+        return
+    cluster.held[key] = (node, message)
+    cluster.held_of[node.name] += 1
+    cluster.timer("held", key, cluster.config.session_lost_ns)
+
+
 def take_held(cluster: Cluster, call: Call, node: Node, message: AttemptDone) -> None:
     """An outcome that a node kept while the scheduler was away is the call's outcome."""
     record(cluster, call, message.status, message.result, message.failure, None, (node, message.attempt))
@@ -232,7 +249,12 @@ def take_held(cluster: Cluster, call: Call, node: Node, message: AttemptDone) ->
 
 def give_up_held(cluster: Cluster, key: tuple[bytes, int]) -> None:
     """The client of a kept outcome did not come back: the node may forget it."""
-    node, message = cluster.held.pop(key)
+    held = cluster.take_held(key)
+    if held is not None:
+        _give_up(cluster, *held)
+
+
+def _give_up(cluster: Cluster, node: Node, message: AttemptDone) -> None:
     cluster.given_up[message.attempt] = None
     if len(cluster.given_up) > _GIVEN_UP_MAX:
         cluster.given_up.popitem(last=False)

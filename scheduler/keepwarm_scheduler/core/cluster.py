@@ -4,7 +4,7 @@ The other modules are functions on a ``Cluster``; this one gives them identity n
 knows nothing of policy. Effects are collected, not performed: a turn changes state first and acts afterwards.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable
 
 from keepwarm_scheduler.core.beat_pacing import BeatPace
@@ -82,6 +82,8 @@ class Cluster:
         """Attempts found on nodes after a restart, whose clients have not come back yet."""
         self.held: dict[tuple[bytes, int], tuple[Node, AttemptDone]] = {}
         """Outcomes that nodes kept over a restart, whose clients have not come back yet."""
+        self.held_of: Counter[str] = Counter()
+        """How many of them there are of each node."""
         self.given_up: OrderedDict[int, None] = OrderedDict()
         """Attempts whose kept outcomes nobody has come for, the latest."""
         self.waiting_nodes: dict[str, None] = {}
@@ -114,7 +116,7 @@ class Cluster:
     def was_given(self, token: int) -> bool:
         """Whether some attempt or instance may have this token: of an earlier epoch, or of this one and given by now."""
         epoch, last = epoch_of(token), max(self._last_attempt, self._last_instance)
-        return 0 < epoch < self.epoch or (epoch == self.epoch and 0 < number_of(token) <= last)
+        return epoch < self.epoch or (epoch == self.epoch and 0 < number_of(token) <= last)
 
     @staticmethod
     def next_command(node: Node) -> int:
@@ -133,6 +135,16 @@ class Cluster:
         """The bytes of a payload are needed no longer."""
         if isinstance(payload, Reference):
             self.effects.append(DropPayload(payload.payload_id))
+
+    def take_held(self, key: tuple[bytes, int]) -> tuple[Node, AttemptDone] | None:
+        """The outcome that is held for a call, if one is; it is held no more."""
+        held = self.held.pop(key, None)
+        if held is not None:
+            name = held[0].name
+            self.held_of[name] -= 1
+            if not self.held_of[name]:
+                del self.held_of[name]
+        return held
 
     def settle(self, node: Node, attempt: int) -> None:
         """Tell a node, at the end of the turn, that an attempt's outcome is final."""

@@ -309,6 +309,8 @@ def _check_recovery(cluster: Cluster) -> None:
     for key, call in cluster.recovering.items():
         assert call.key == key, f"recovering {key} is another call"
         assert call.state is CallState.QUEUED, f"recovering {key} is {call.state}"
+    kept = Counter(node.name for node, _ in cluster.held.values())
+    assert cluster.held_of == kept, f"held of nodes: {cluster.held_of} counted, there are {kept}"
     for key in cluster.held:
         assert ("held", key) in cluster.timers, f"the outcome held for {key} is kept for ever"
     assert cluster.is_recovering or not cluster.recovering, "calls wait for a recovery that is over"

@@ -214,7 +214,8 @@ class SchedulerCore:
 
     def _hello(self, event: PeerMessage) -> None:
         cluster, message = self.cluster, event.message
-        agreed = negotiate(message.protocol_min, message.protocol_max, message.software)
+        is_operator = type(message) is AdminHello
+        agreed = negotiate(message.protocol_min, message.protocol_max, message.software, may_be_newer=is_operator)
         if not agreed.protocol:
             self._reply(event.peer, Refused("version", agreed.reason))
         elif type(message) is ClientHello:

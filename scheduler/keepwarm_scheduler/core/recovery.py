@@ -37,7 +37,7 @@ def node_reported(cluster: Cluster, name: str) -> None:
 
 def hold_back(cluster: Cluster, call: Call) -> None:
     """A call sent again: it may have run, or be running, somewhere."""
-    attempt, held = cluster.unclaimed.get(call.key), cluster.held.pop(call.key, None)
+    attempt, held = cluster.unclaimed.get(call.key), cluster.take_held(call.key)
     if held is not None:
         cluster.cancel_timer("held", call.key)
         take_held(cluster, call, *held)

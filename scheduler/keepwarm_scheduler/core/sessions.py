@@ -39,6 +39,11 @@ __all__ = [
 ]
 
 _MISSING_NAMED_MAX = 10_000
+_ANSWERS_PER_INTERVAL_MAX = 8
+"""So many beats of a session are answered in the time of one."""
+
+_GAPS_MAX = 100_000
+"""Runs of call numbers that are remembered. A client counts up: one with so many gaps makes its numbers up."""
 
 
 # ---------------------------------------------------------------- the session itself
@@ -182,7 +187,8 @@ def environment_of(cluster: Cluster, namespace: str, text: bytes, spec: Spec) ->
 def submit_call(cluster: Cluster, session: Session, message: Submit) -> None:
     """One call, accepted once: a copy of a known one changes nothing."""
     function = session.functions.get(message.function_number)
-    if function is None or len(session.calls) >= 2 * cluster.config.credit_calls:
+    is_over = len(session.calls) >= 2 * cluster.config.credit_calls or session.seen.gaps >= _GAPS_MAX
+    if function is None or is_over:
         return  # not seen: the reply to the next beat names it, and the client repairs the cause first
     if not session.seen.add(message.call_number):
         call = session.calls.get(message.call_number)
@@ -222,15 +228,24 @@ def received(cluster: Cluster, session: Session, message: Received) -> None:
         call = session.calls.get(number)
         if call is not None:
             forget(cluster, call)
-        else:
+        elif session.seen.gaps < _GAPS_MAX:
             session.seen.add(number)  # answered under an earlier scheduler: not missing, and never to be run again
 
 
 def beat(cluster: Cluster, session: Session, message: ClientBeat) -> None:
-    """Name the calls that never arrived, and repeat the outcomes that it seems to have missed."""
+    """Name the calls that never arrived, and repeat the outcomes that it seems to have missed.
+
+    That costs by the call, so a client that beats much more often than it was told is answered no more often for it.
+    """
+    interval_ns = cluster.config.beat_interval_ns
+    if cluster.now_ns - session.answers_since_ns >= interval_ns:
+        session.answers, session.answers_since_ns = 0, cluster.now_ns
+    session.answers += 1
+    if session.answers > _ANSWERS_PER_INTERVAL_MAX:
+        return
     missing = session.seen.missing(min(message.submitted_up_to, 1 << 62), _MISSING_NAMED_MAX)
     cluster.send(session, ClientBeatReply(message.beat_number, tuple(missing), cluster.next_beat_us()))
-    _repeat_outcomes(cluster, session, older_than_ns=cluster.config.beat_interval_ns)
+    _repeat_outcomes(cluster, session, older_than_ns=interval_ns)
 
 
 def _repeat_outcomes(cluster: Cluster, session: Session, older_than_ns: int) -> None:

@@ -312,6 +312,9 @@ class Session:
     functions: dict[int, Function] = field(default_factory=dict)
     calls: dict[int, "Call"] = field(default_factory=dict)
     seen: IntervalSet = field(default_factory=IntervalSet)
+    answers: int = 0
+    answers_since_ns: int = 0
+    """How many of its beats have been answered since then: no more than a few in the time of one."""
     turn: int = 0
     """The token of its last attempt: who was served the longest ago goes first."""
     is_keeper: bool = False

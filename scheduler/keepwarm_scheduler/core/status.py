@@ -36,6 +36,7 @@ def describe(cluster: Cluster, rows_max: int = _ROWS_MAX) -> dict[str, Any]:
         "uptime_s": (cluster.now_ns - cluster.started_ns) / 1e9,
         "local": cluster.config.local,
         "nodes": [_node(cluster, node) for node in cluster.nodes.values()],
+        "nodes_away": {name: cordons.word(cluster, name) for name in cluster.cordons if name not in cluster.nodes},
         "environments": _environments(cluster)[:rows_max],
         "instances": [_instance(cluster, instance) for instance in list(cluster.instances.values())[:rows_max]],
         "calls": [_call(cluster, call) for call in unfinished[:rows_max]],

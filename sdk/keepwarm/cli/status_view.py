@@ -18,6 +18,7 @@ _STATE_STYLES = {
 }
 _ENVIRONMENT_ID_SHOWN = 12
 _REQUIREMENTS_SHOWN = 4
+_OWN_LABELS = ("node", "os", "arch")
 
 
 def render(document: dict[str, Any], address: str) -> RenderableType:
@@ -28,6 +29,7 @@ def render(document: dict[str, Any], address: str) -> RenderableType:
     return Group(
         title,
         _nodes(document["nodes"]),
+        *_away(document.get("nodes_away", {})),
         _environments(document["environments"]),
         _instances(document["instances"]),
         *_ended_early(document.get("leases_ended_early", {})),
@@ -47,18 +49,41 @@ def _state(state: str) -> Text:
 
 
 def _nodes(rows: list[dict[str, Any]]) -> RenderableType:
-    table = _table("Nodes", "node", "state", "cpu free", "memory free", "instances", "python")
+    has_gpus = any(row["capacity"].get("gpu") for row in rows)
+    has_labels = any(_labels(row) for row in rows)
+    columns = ["node", "state", "cpu free", "memory free", *["gpu free"] * has_gpus, "instances", "python"]
+    table = _table("Nodes", *columns, *["labels"] * has_labels)
     for row in rows:
         free, capacity = row["free"], row["capacity"]
         table.add_row(
             Text(row["name"]),
-            _state(row["state"]),
+            _standing(row),
             f"{free['cpu'] / 1000:g} of {capacity['cpu'] / 1000:g}",
             f"{_size(free['memory'])} of {_size(capacity['memory'])}",
+            *[f"{free.get('gpu', 0) / 1000:g} of {capacity.get('gpu', 0) / 1000:g}"] * has_gpus,
             str(row["instances"]),
             " ".join(row["pythons"]),
+            *[Text(_labels(row))] * has_labels,
         )
     return table if rows else Text("No node has joined yet: start one with `keepwarm agent`.")
+
+
+def _standing(row: dict[str, Any]) -> Text:
+    """Whether a node is within reach, and what an operator has ordered."""
+    cordon = row.get("cordon", "open")
+    return _state(row["state"]) if cordon == "open" else Text.assemble(_state(row["state"]), ", ", (cordon, "yellow"))
+
+
+def _labels(row: dict[str, Any]) -> str:
+    """The labels that were given; those that every node has by itself are left out."""
+    given = {name: value for name, value in row.get("labels", {}).items() if name not in _OWN_LABELS}
+    return " ".join(f"{name}={value}" for name, value in given.items())
+
+
+def _away(orders: dict[str, str]) -> list[RenderableType]:
+    """Nodes that are not here and have been taken out of use, should they come back."""
+    told = ", ".join(f"{name} ({word})" for name, word in sorted(orders.items()))
+    return [Text(f"Out of use and not here: {told}", style="yellow")] if told else []
 
 
 def _environments(rows: list[dict[str, Any]]) -> RenderableType:

@@ -64,6 +64,7 @@ class HostCluster:
         for host in self.agent_hosts:
             self.recorder.host(host.name, host.place)
         self._cpu, self._labels, self._late = cpu, labels, late.split()
+        self._supervision = threading.Lock()
         self._callers: list[Program] = []
         self._token = self._user_token = ""
 
@@ -85,7 +86,7 @@ class HostCluster:
 
     def log_in(self, host: Host, at: str) -> None:
         """Let the programs of a host use the cluster at another address."""
-        _output(self._start_login(host, at, f"{host.name}-{at}"))
+        _output(self._start_login(host, at, f"{host.name}-there"))
 
     def _start_login(self, host: Host, at: str, name: str) -> Program:
         return host.run([*_KEEPWARM, "login", self._user_token, "--at", at, "--name", name], name="login")
@@ -129,10 +130,11 @@ class HostCluster:
 
         def supervise() -> None:
             while not is_over.wait(_RESTART_PAUSE_S):
-                code = self.scheduler.code
-                if code is not None:
-                    self.ends.append(code)
-                    self.launch_scheduler()
+                with self._supervision:
+                    code = self.scheduler.code
+                    if code is not None:
+                        self.ends.append(code)
+                        self.launch_scheduler()
 
         thread = threading.Thread(target=supervise, name="supervisor")
         thread.start()
@@ -141,6 +143,12 @@ class HostCluster:
         finally:
             is_over.set()
             thread.join()
+
+    @contextmanager
+    def unsupervised(self) -> Iterator[None]:
+        """For a while nobody but the caller starts the scheduler again."""
+        with self._supervision:
+            yield
 
     # ------------------------------------------------------------ asking
 

@@ -4,6 +4,7 @@ What a test may do to a host beyond starting programs is in the modules of fault
 shares the machine's disks and process numbers with all others; its home is its own by agreement.
 """
 
+import contextlib
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ _HOME_BYTES_MAX = 40
 """A unix socket's path holds about 100 bytes: short homes leave room for the names inside."""
 
 _CONNECT_S = 2.0
+_INSTANCE = b"KEEPWARM_INSTANCE="
 
 
 class Host:
@@ -95,6 +97,15 @@ class Host:
     def processes(self) -> list[int]:
         """The ids of all processes on this host, also those that programs started and detached."""
         return processes_in([self.namespace])
+
+    def instances(self) -> list[int]:
+        """The processes on this host in which functions run."""
+        found = []
+        for process_id in self.processes():
+            with contextlib.suppress(OSError):  # it has just ended
+                if _INSTANCE in Path(f"/proc/{process_id}/environ").read_bytes():
+                    found.append(process_id)
+        return found
 
     def power_off(self) -> None:
         """Kill every process at once and wait until they are gone. What is on disk stays; ``run`` works as before."""

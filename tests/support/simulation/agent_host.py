@@ -53,7 +53,13 @@ class AgentHost:
             0,
         )
         self.core = AgentCore(
-            CoreConfig(hello, orphan_grace_ns=ORPHAN_GRACE_NS, orphan_ttl_ns=30 * SECOND, cancel_grace_ns=SECOND // 2)
+            CoreConfig(
+                hello,
+                orphan_grace_ns=ORPHAN_GRACE_NS,
+                orphan_ttl_ns=30 * SECOND,
+                cancel_grace_ns=SECOND // 2,
+                gpus=tuple(f"GPU-{number}" for number in range(machine.capacity["gpu"] // 1000)),
+            )
         )
         self._outgoing: list[Message] = []
         self._alarm = Alarm(self.clock, self._wake)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from keepwarm_scheduler.core.effects import ForgetNode, SaveLock, SaveNode
-from keepwarm_scheduler.core.events import SavedLock
+from keepwarm_scheduler.core.effects import ForgetCordon, ForgetNode, SaveCordon, SaveLock, SaveNode
+from keepwarm_scheduler.core.events import SavedCordon, SavedLock
 from keepwarm_scheduler.journal import Journal, JournalError
 from keepwarm_scheduler.security.records import ForgetCredential, KeyRecord, TokenRecord
 
@@ -189,3 +189,15 @@ def test_the_state_is_its_owners_alone(tmp_path: Path) -> None:
     Journal(directory).close()
     assert directory.stat().st_mode & 0o777 == 0o700
     assert (directory / "state.sqlite3").stat().st_mode & 0o777 == 0o600
+
+
+def test_orders_about_nodes_are_kept_and_undone(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.begin_epoch()
+    journal.sync([SaveCordon("a", True, 60_000_000, True), SaveCordon("b", False, 0, False)], 1)
+    journal.sync([SaveCordon("a", True, 60_000_000, False), SaveCordon("c", False, 0, False), ForgetCordon("c")], 1)
+    journal.close()
+    journal = Journal(tmp_path)
+    kept = journal.begin_epoch().restored.cordons
+    assert kept == (SavedCordon("a", True, 60_000_000, False), SavedCordon("b", False, 0, False))
+    journal.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keepwarm_scheduler.core.events import SavedLock
+from keepwarm_scheduler.core.events import SavedKey, SavedLock
 from keepwarm_scheduler.journal import Journal, JournalError
 from keepwarm_scheduler.migrations import MIGRATIONS, NewerSchemaError, copy_of, migrate
 from keepwarm_scheduler.security.records import KeyRecord
@@ -14,7 +14,7 @@ from keepwarm_scheduler.security.records import KeyRecord
 GOLDEN = Path(__file__).parent / "golden"
 """Files as some release has left them, closed cleanly after its third start. Append only."""
 
-OF_VERSION = {1: GOLDEN / "journal-1.sqlite3.gz", 2: GOLDEN / "journal-2.sqlite3.gz"}
+OF_VERSION = {version: GOLDEN / f"journal-{version}.sqlite3.gz" for version in (1, 2, 3)}
 
 KEY = KeyRecord(b"k" * 32, "client", "default", "alice", 1_700_000_000)
 NO_IDENTITY: dict[str, bytes] = {}
@@ -69,6 +69,26 @@ def test_a_real_file_of_an_earlier_release_keeps_what_it_held(tmp_path: Path, ve
     assert content_of(copy) == before
     assert copy.stat().st_mode & 0o777 == 0o600
     assert sorted(each.name for each in tmp_path.iterdir()) == [path.name, copy.name]
+
+
+def test_detached_calls_of_an_earlier_release_go_on(tmp_path: Path) -> None:
+    """Of four calls one waits, one waits with large arguments, one has ended, and one has expired."""
+    put_old_file(tmp_path, 3)
+    journal = Journal(tmp_path, lambda: 1_800_000_060_000_000)
+    opened = journal.begin_epoch()
+    saved = opened.restored.detached
+    assert [(call.call_id, call.age_us) for call in saved.calls] == [(b"%016d" % n, 60_000_000) for n in range(2)]
+    assert journal.arguments(saved.calls[0].number) == b"arguments"
+    assert [payload.payload_id for payload in opened.payloads] == [b"p" * 16]
+    (end,) = saved.ends
+    outcome = journal.outcome(end.number)
+    assert outcome is not None
+    assert outcome.result == b"result"
+    assert [function.declaration.name for function in saved.functions] == ["m:f"]
+    assert saved.keys == (SavedKey("default", "k", b"%016d" % 0, b"d" * 32, 86_340_000_000),)
+    assert saved.tombstones == ((b"%016d" % 3, "default", 604_740_000_000),)
+    assert saved.dispatched == ((b"s" * 16, 7, 86_340_000_000),)
+    journal.close()
 
 
 @pytest.mark.parametrize("version", OF_VERSION)

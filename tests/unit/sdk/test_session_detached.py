@@ -306,6 +306,17 @@ def test_a_large_result_is_fetched(driven: Waiting) -> None:
     assert driven.session.waiting == 0
 
 
+def test_an_outcome_that_comes_again_while_its_result_is_fetched_changes_nothing(driven: Waiting) -> None:
+    half = LARGE * 40
+    reference = fetching(driven, half)
+    driven.get(PayloadChunk(reference.payload_id, 0, half[:CHUNK_BYTES_MAX]), outcome(A, reference))
+    assert driven.sent(PayloadCredit) == []
+    driven.get(DetachedRefused(A, "expired", "meanwhile"))
+    driven.get(PayloadChunk(reference.payload_id, CHUNK_BYTES_MAX, half[CHUNK_BYTES_MAX : 2 * CHUNK_BYTES_MAX]))
+    driven.get(PayloadChunk(reference.payload_id, 2 * CHUNK_BYTES_MAX, half[2 * CHUNK_BYTES_MAX :]))
+    assert [told.result for told in driven.told()] == [half]
+
+
 def test_a_result_that_is_gone_is_asked_about_once_more(driven: Waiting) -> None:
     reference = fetching(driven)
     gone = PayloadRefused(reference.payload_id, Failure("payload_refused", "not here"))

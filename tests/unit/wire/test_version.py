@@ -30,11 +30,27 @@ def test_equal_peers_speak_their_version() -> None:
 @pytest.mark.usefixtures("speaks_4_to_5")
 @pytest.mark.parametrize(
     ("peer_min", "peer_max", "chosen"),
-    [(4, 5, 5), (3, 4, 4), (4, 4, 4), (5, 5, 5), (5, 6, 5), (1, 9, 5), (3, 5, 5)],
+    [(4, 5, 5), (3, 4, 4), (4, 4, 4), (5, 5, 5), (3, 5, 5)],
 )
 def test_the_highest_common_version_is_chosen(peer_min: int, peer_max: int, chosen: int) -> None:
-    """A peer a release older or newer is met where both can talk."""
+    """A peer a release older is met where both can talk."""
     assert negotiate(peer_min, peer_max, PEER) == (chosen, "")
+
+
+@pytest.mark.usefixtures("speaks_4_to_5")
+@pytest.mark.parametrize(("peer_min", "peer_max"), [(5, 6), (1, 9), (4, 6)])
+def test_a_peer_that_is_newer_is_refused_though_both_might_find_words(peer_min: int, peer_max: int) -> None:
+    """The scheduler is upgraded first: what a newer agent or program relies on may be missing here."""
+    protocol, reason = negotiate(peer_min, peer_max, PEER)
+    assert protocol == 0
+    assert reason.endswith("the scheduler is too old; upgrade the scheduler.")
+
+
+@pytest.mark.usefixtures("speaks_4_to_5")
+@pytest.mark.parametrize(("peer_min", "peer_max", "chosen"), [(5, 6, 5), (1, 9, 5), (6, 7, 0), (3, 3, 0)])
+def test_an_operators_tool_may_be_newer_where_both_find_words(peer_min: int, peer_max: int, chosen: int) -> None:
+    """Else nobody could stop the scheduler that is to be upgraded."""
+    assert negotiate(peer_min, peer_max, PEER, may_be_newer=True).protocol == chosen
 
 
 @pytest.mark.usefixtures("speaks_4_to_5")

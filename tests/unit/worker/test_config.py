@@ -48,9 +48,23 @@ def test_variables_stand_in_for_flags_and_flags_win() -> None:
     assert (config.cpu_permille, config.memory_bytes, config.log_level) == (2000, 1000, "error")
 
 
+def test_gpus_are_found_unless_their_number_is_given() -> None:
+    assert parse_command_line(NEEDED, {}).gpus is None
+    assert parse_command_line([*NEEDED, "--gpus", "0"], {"KEEPWARM_GPUS": "4"}).gpus == 0
+    assert parse_command_line(NEEDED, {"KEEPWARM_GPUS": "4"}).gpus == 4
+
+
+def test_gpus_that_are_hidden_from_the_agent_are_not_its_to_offer() -> None:
+    assert parse_command_line(NEEDED, {}).visible_gpus is None
+    assert parse_command_line(NEEDED, {"CUDA_VISIBLE_DEVICES": "2,3"}).visible_gpus == "2,3"
+    assert parse_command_line(NEEDED, {"CUDA_VISIBLE_DEVICES": ""}).visible_gpus == ""
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        ([*NEEDED, "--gpus", "-1"], "such as 0 or 4"),
+        ([*NEEDED, "--gpus", "all"], "such as 0 or 4"),
         (["--scheduler", "http://host", "--home", "/h"], "no address"),
         (["--at", "host:0", "--home", "/h"], "no address"),
         ([*NEEDED, "--join", "@/nowhere"], "token cannot be read"),

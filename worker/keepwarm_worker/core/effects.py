@@ -67,6 +67,7 @@ class SpawnInstance(NamedTuple):
     python: str
     env_vars: tuple[Pair, ...]
     memory_bytes: int
+    gpus: int
     devices: tuple[str, ...] | None
 
 

@@ -278,6 +278,7 @@ def _spawn(state: AgentState, instance: Instance) -> None:
             command.python,
             command.env_vars,
             command.memory_bytes,
+            gpu_of(command) // 1000,
             devices if state.config.gpus else None,
         )
     )

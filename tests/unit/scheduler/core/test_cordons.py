@@ -1,4 +1,4 @@
-"""Cordon, drain, uncordon: what comes to a node and what does not, what is ended and when, and for how long it holds."""
+"""Cordon, drain, uncordon: what comes to a node and what does not, what is ended when, and how long an order holds."""
 
 import json
 from typing import Any
@@ -97,8 +97,6 @@ def test_a_start_under_way_on_a_cordoned_node_is_given_up_for_another_node() -> 
     first, client = driver.agent("a", starts=False), driver.client()
     client.declare()
     call = client.submit()
-    first.finish_lock(next(iter(first.locks)))
-    driver.settle()
     assert [one.state for one in first.instances.values()] == ["starting"]
     second = driver.agent("b")
     Operator(driver).order("cordon")

@@ -413,7 +413,11 @@ def test_pages_are_newest_first_and_complete(driver: DurableDriver, client: Deta
         cursor = page.entries[-1].cursor
     assert found == calls[::-1]
     done, unfinished = client.listed(state="done").entries, client.listed(state="unfinished").entries
-    assert {entry.state for entry in done} == {"succeeded"} == {entry.state for entry in client.listed(state="succeeded").entries}
+    assert (
+        {entry.state for entry in done}
+        == {"succeeded"}
+        == {entry.state for entry in client.listed(state="succeeded").entries}
+    )
     assert {entry.call_id for entry in (*done, *unfinished)} == set(calls)
     waiting = [entry for state in ("queued", "dispatched", "running") for entry in client.listed(state=state).entries]
     assert sorted(waiting) == sorted(unfinished)
@@ -494,6 +498,14 @@ def test_nothing_is_accepted_nor_settled_when_the_sync_never_came(
     assert session(driver).show(call_id).state == "succeeded"
     assert not agent.held
     assert len(agent.executed) == 1
+
+
+def test_nothing_is_told_that_is_not_on_disk(driver: DurableDriver, client: DetachedClient, agent: Agent) -> None:
+    call_id = client.spawn(b"one")
+    client.attach(call_id)
+    driver.crashes_at_sync = True
+    agent.complete()
+    assert not client.ends(call_id)
 
 
 def test_numbers_are_never_given_twice(driver: DurableDriver, client: DetachedClient, agent: Agent) -> None:
