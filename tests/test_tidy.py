@@ -34,6 +34,7 @@ MAY_SLEEP = {
     "tests/integration/": "real processes, awaited by condition and deadline",
     "tests/multihost/": "the same, on several machines",
     "tests/chaos/": "the same, while things are being broken",
+    "tests/support/hosts/": "what those are made with",
     "tests/support/waiting.py": "is how they await a condition",
     "sdk/keepwarm/local.py": "awaits processes that are not its children, which nothing else can tell of",
     "sdk/keepwarm/cli/demo.py": "shows a lease counting down to a person",

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from keepwarm_scheduler.security.unpickling import forbid_unpickling
 from keepwarm_wire.addresses import is_remote, parse_address
 from keepwarm_wire.key_files import KeyFileError, has_key_store
 
-__all__ = ["main"]
+__all__ = ["DISK_FAILED", "main"]
+
+DISK_FAILED = 5
+"""The exit status of a scheduler whose disk has failed. Started again it goes on from what is on the disk."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,7 +99,12 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.local:
         sys.stderr.write(_welcome(config))
     quieten()
-    daemon.run()
+    try:
+        daemon.run()
+    except JournalError as error:
+        sys.stderr.write(f"keepwarm scheduler: {error}\n")
+        sys.stderr.flush()
+        os._exit(DISK_FAILED)  # at once: nothing that was not written may be written now
     return 0
 
 

@@ -3,24 +3,26 @@
 With keys every connection is CURVE, and what a peer may say follows from its key; without, only sockets on this
 machine are served, and their directory's permissions are the authentication.
 
-A turn: wait until something arrives or the core's next deadline; take up to 256 frames; feed the core, messages before
-the tick; write what must be on disk; then send, one frame per peer. Nothing here decides anything.
+A turn: wait until something arrives or the core's next deadline; take up to 256 frames; feed the core, a slice of each
+connection's messages before the tick; write what must be on disk; then send, one frame per peer. Nothing here decides
+anything.
 """
 
 import errno
 import logging
-import os
+import select
 import signal
 import socket as sockets
-import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from keepwarm_scheduler.backups import BackupError
+from keepwarm_scheduler.binding import BindError, bind, new_socket, require_private_directory, socket_path
 from keepwarm_scheduler.config import SchedulerConfig
 from keepwarm_scheduler.core.effects import (
     RECORDS,
@@ -35,20 +37,22 @@ from keepwarm_scheduler.core.effects import (
 )
 from keepwarm_scheduler.core.events import LOCAL, PeerLost, PeerMessage, Principal, Tick
 from keepwarm_scheduler.core.machine import SchedulerCore
-from keepwarm_scheduler.journal import Journal
-from keepwarm_scheduler.payload_store import PayloadStore
+from keepwarm_scheduler.intake import Intake
+from keepwarm_scheduler.journal import Journal, JournalError, JournalFullError
+from keepwarm_scheduler.payload_store import EVERYBODY, PayloadStore
 from keepwarm_scheduler.security.answering import ABOUT_KEYS, answer_without_keys
 from keepwarm_scheduler.security.authorisation import refusal
 from keepwarm_scheduler.security.doorkeeper import Doorkeeper
-from keepwarm_scheduler.security.records import Record
+from keepwarm_scheduler.security.zap import LogBudget
 from keepwarm_wire.addresses import is_remote
-from keepwarm_wire.codec import FRAME_BYTES_MAX, ProtocolError, decode_frame, encode_frames
+from keepwarm_wire.codec import ProtocolError, encode_frames
 from keepwarm_wire.messages import (
     AttemptDone,
     BackUp,
     BackUpDone,
     BackUpRefused,
     DeclareFunction,
+    DetachedRefused,
     Message,
     PayloadChunk,
     PayloadCredit,
@@ -70,23 +74,15 @@ _PROBE_DELAYS_S = (0.02, 0.2, 1.0)
 _DEPARTURE_S = 1.0
 """How long a scheduler that has said goodbye waits for the others to leave; agents with instances take longer."""
 
-_KEEP_ALIVE_S = 20
-_UNACKNOWLEDGED_MS = 60_000
-"""Connections to machines that have vanished are closed after a minute, long after their peers were given up.
-
-Not earlier, and there are no heartbeats of ZeroMQ from this side: a connection that breaks tells the core that a process
-has ended, and silence alone must not. Those who connect have heartbeats: they may try another connection.
-"""
+_FULL_PAUSE_S = 0.2
+_DISK_FULL = "The scheduler's disk is full: nothing new is accepted until there is room on it."
+_T = TypeVar("_T")
 
 _REVOKED = "This key is let in no more: it was revoked, or the token is used up. Join again with a new token."
 
 _CARRIES_PAYLOAD = {Submit: "arguments", SubmitDetached: "arguments", DeclareFunction: "body", AttemptDone: "result"}
 
 log = logging.getLogger("keepwarm.scheduler")
-
-
-class BindError(Exception):
-    """The address cannot be served. The message says why and what to do."""
 
 
 class Daemon:
@@ -102,10 +98,14 @@ class Daemon:
         # First, for the state may lie beside the socket, and its directories are made as they come.
         for address in config.binds:
             if not is_remote(address):
-                _require_private_directory(_socket_path(address).parent)
-        _require_private_directory(config.state)
+                require_private_directory(socket_path(address).parent)
+        require_private_directory(config.state)
+        self._signal = 0
+        self._wake_read, self._wake_write = sockets.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
         self._journal = Journal(config.state)
-        opened = self._journal.begin_epoch()
+        opened = self._with_room(self._journal.begin_epoch)
         self._epoch = opened.epoch
         self._payloads = PayloadStore(
             config.state / "payloads", config.payload_bytes_max, config.payloads_bytes_max, opened.payloads
@@ -117,9 +117,6 @@ class Daemon:
             self._doorkeeper = Doorkeeper(self._context, config.keys, opened, self._save)
         self._socket = self._bind(config.binds)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._wake_read, self._wake_write = sockets.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
         self._poller = zmq.Poller()
         for source in (self._socket, self._monitor, self._wake_read):
             self._poller.register(source, zmq.POLLIN)
@@ -127,8 +124,11 @@ class Daemon:
             self._poller.register(self._doorkeeper.gate, zmq.POLLIN)
         self._peers: dict[bytes, None] = {}
         self._outgoing: dict[bytes, list[Message]] = {}
+        self._intake = Intake(self._on_bad_frame, self._on_overflow)
+        self._unreadable: list[bytes] = []
+        """Connections of which nothing more is read, from this turn on."""
+        self._budget = LogBudget()
         self._is_running = True
-        self._signal = 0
         self._probes_s: list[float] = []
         """When to look again for peers that are gone."""
         self._perform(self._core.handle(time.monotonic_ns(), opened.restored))
@@ -137,45 +137,32 @@ class Daemon:
     # ------------------------------------------------------------ sockets
 
     def _bind(self, addresses: tuple[str, ...]) -> zmq.Socket[bytes]:
-        for address in addresses:
-            if not is_remote(address):
-                _require_free(_socket_path(address))
-        socket = self._context.socket(zmq.ROUTER)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
-        socket.setsockopt(zmq.SNDHWM, 10_000)
-        socket.setsockopt(zmq.RCVHWM, 10_000)
-        socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
-        socket.setsockopt(zmq.BACKLOG, 1_024)
-        socket.setsockopt(zmq.IPV6, 1)
-        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, _KEEP_ALIVE_S)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, _KEEP_ALIVE_S)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 2)
-        socket.setsockopt(zmq.TCP_MAXRT, _UNACKNOWLEDGED_MS)
+        socket = new_socket(self._context)
         if self._doorkeeper is not None:
             self._doorkeeper.guard(socket)
-        previous_mask = os.umask(0o177)
-        try:
-            for address in addresses:
-                _bind_one(socket, address, is_guarded=self._doorkeeper is not None)
-        finally:
-            os.umask(previous_mask)
+        bind(socket, addresses, is_guarded=self._doorkeeper is not None)
         return socket
 
     # ------------------------------------------------------------ the loop
 
     def run(self) -> None:
-        """Serve until stopped by a message, by SIGTERM or by SIGINT."""
+        """Serve until stopped by a message, by SIGTERM or by SIGINT.
+
+        Raises:
+            JournalError: the disk fails. The process must end at once, as if killed.
+        """
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         try:
             while self._is_running:
                 self._turn()
-        finally:
+        except JournalError:
+            raise  # with nothing closed: to write what is left could hide what was lost
+        except BaseException:
             self._close()
+            raise
+        self._close()
 
     def _turn(self) -> None:
         ready = dict(self._poller.poll(self._timeout_ms()))
@@ -185,7 +172,7 @@ class Daemon:
             self._obey_signal()
         if self._doorkeeper is not None and self._doorkeeper.gate in ready:
             self._doorkeeper.serve_gate()
-        if self._socket in ready:
+        if self._socket in ready or self._intake.is_waiting:
             self._receive()
         if self._monitor in ready:
             self._on_monitor()
@@ -200,7 +187,7 @@ class Daemon:
         self._send()
 
     def _timeout_ms(self) -> int:
-        if self._payloads.is_sending:
+        if self._payloads.is_sending or self._intake.is_waiting:
             return 0
         deadline_ns = self._core.next_deadline()
         if self._probes_s:
@@ -224,9 +211,15 @@ class Daemon:
                 self._queue(peer, Refused("revoked", _REVOKED))
                 continue
             self._peers[peer] = None
-            for message in self._decode(peer, frames):
-                if self._is_allowed(peer, principal, message) and not self._is_payload(peer, principal, message):
-                    effects += core.handle(now_ns, PeerMessage(peer, principal, message))
+            self._intake.put(peer, principal, frames)
+        for peer, principal, message in self._intake.take():
+            if not self._is_allowed(peer, principal, message) or self._is_too_much(peer, principal, message):
+                continue
+            if not self._is_payload(peer, principal, message):
+                effects += core.handle(now_ns, PeerMessage(peer, principal, message))
+        for peer in self._unreadable:
+            effects += core.handle(now_ns, PeerLost(peer))
+        self._unreadable.clear()
         self._perform(effects)
 
     def _receive_one(self, effects: list[Effect]) -> tuple[bytes, Principal | None, list[bytes]]:
@@ -237,6 +230,7 @@ class Daemon:
         peer, principal, frames, is_another = self._doorkeeper.receive(self._socket)
         if is_another:  # the id was another key's connection, whose end nobody has noticed yet
             self._payloads.forget_peer(peer)
+            self._intake.forget(peer)
             effects += self._core.handle(time.monotonic_ns(), PeerLost(peer))
         return peer, principal, frames
 
@@ -262,6 +256,15 @@ class Daemon:
             self._lose(ended)
         return False
 
+    def _is_too_much(self, peer: bytes, principal: Principal, message: Message) -> bool:
+        """On a full disk what was accepted goes on, and nothing new is."""
+        if type(message) is not SubmitDetached or not self._journal.is_low:
+            return False
+        is_new = self._core.wants_arguments(principal, message)
+        if is_new:
+            self._queue(peer, DetachedRefused(message.call_id, "results_full", _DISK_FULL))
+        return is_new
+
     def _back_up(self, message: BackUp) -> Message:
         """Everybody waits meanwhile: a copy is to be of one moment."""
         try:
@@ -271,30 +274,49 @@ class Daemon:
         log.info("backed up to %s: %d bytes in %.2f s", message.directory, *summary)
         return BackUpDone(message.request_number, summary.size_bytes, int(summary.duration_s * 1e6))
 
-    def _save(self, records: list[Record]) -> None:
-        self._journal.sync(records, self._epoch)
+    def _save(self, records: list[Any]) -> None:
+        self._with_room(lambda: self._journal.sync(records, self._epoch))
 
-    def _decode(self, peer: bytes, frames: list[bytes]) -> list[Message]:
-        try:
-            if len(frames) != 1:
-                raise ProtocolError(f"{len(frames)} frames in a message, 1 expected")
-            return decode_frame(frames[0])
-        except ProtocolError as error:
-            log.warning("peer %s: %s", peer.hex(), error)
-            self._queue(peer, Refused("protocol", str(error)))
-            return []
+    def _with_room(self, write: Callable[[], _T]) -> _T:
+        """Write. On a full disk whose reserve is used up everybody waits: what is said afterwards has to be on it."""
+        is_told = False
+        while True:
+            try:
+                return write()
+            except JournalFullError as error:
+                if self._signal:
+                    raise
+                if not is_told:
+                    log.error("%s The scheduler stands still until there is some", error)  # noqa: TRY400
+                    is_told = True
+                select.select([self._wake_read], [], [], _FULL_PAUSE_S)
+
+    def _on_bad_frame(self, peer: bytes, error: ProtocolError, is_over: bool) -> None:
+        self._warn(f"peer {peer.hex()}: {error}{': nothing more of this connection is read' if is_over else ''}")
+        self._queue(peer, Refused("protocol", str(error)))
+        if is_over:
+            self._unreadable.append(peer)
+
+    def _on_overflow(self, peer: bytes) -> None:
+        self._warn(f"peer {peer.hex()} says more than can be handled: some of it is dropped")
+
+    def _warn(self, line: str) -> None:
+        """Log what a peer has brought about, which it may do as often as it likes: not every time."""
+        left_out = self._budget.take(time.monotonic_ns())
+        if left_out is not None:
+            log.warning("%s%s", line, f" ({left_out} more lines were left out)" if left_out else "")
 
     def _is_payload(self, peer: bytes, principal: Principal, message: Message) -> bool:
         """Payload bytes never enter the core; a message that refers to bytes that are not here is not for it yet."""
         kind, payloads, answer = type(message), self._payloads, None
         if kind is PayloadChunk:
-            answer = payloads.arrived(message)
+            answer = payloads.arrived(message, _owner(principal))
         elif kind is PayloadCredit:
             answer = payloads.wanted(peer, message)
         elif kind is PayloadOffer:
-            answer = payloads.offered(message)
+            answer = payloads.offered(message, _owner(principal))
         elif kind is PayloadRefused:
-            log.warning("peer %s refused a payload: %s", peer.hex(), message.failure.message)
+            self._warn(f"peer {peer.hex()} refused a payload: {message.failure.message!a}")
         else:
             field = _CARRIES_PAYLOAD.get(kind)
             payload = b"" if field is None else getattr(message, field)
@@ -318,6 +340,7 @@ class Daemon:
         """Sync what is to be saved, then queue the messages: in their order, for commands to a node are numbered."""
         records: list[Any] = []
         messages: list[Any] = []
+        dropped: list[bytes] = []
         released: dict[bytes, None] = {}
         for effect in effects:
             kind = type(effect)
@@ -328,10 +351,14 @@ class Daemon:
             elif type(effect) is StopProcess:
                 log.info("stopping: %s", effect.reason)
                 self._is_running = False
+            elif type(effect) is DropPayload:
+                dropped.append(effect.payload_id)
             else:
                 self._move_payload(effect, released)
+        for payload_id in dropped:  # last: what one session has done with, a detached call may begin to need
+            self._payloads.drop(payload_id)
         if records:
-            self._journal.sync(records, self._epoch)
+            self._save(records)
         for effect in messages:
             if type(effect) is Send:
                 self._queue(effect.peer, effect.message)
@@ -342,9 +369,7 @@ class Daemon:
 
     def _move_payload(self, effect: Effect, released: dict[bytes, None]) -> None:
         """What the journal is to refer to is kept first; what it referred to is released only after the sync."""
-        if type(effect) is DropPayload:
-            self._payloads.drop(effect.payload_id)
-        elif type(effect) is ReleasePayload:
+        if type(effect) is ReleasePayload:
             released[effect.payload_id] = None
         elif type(effect) is KeepPayload and effect.payload_id in released:
             del released[effect.payload_id]
@@ -375,7 +400,7 @@ class Daemon:
                 try:
                     self._socket.send_multipart((peer, frame), zmq.NOBLOCK)
                 except zmq.Again:
-                    log.warning("peer %s does not read: %d messages dropped", peer.hex(), len(messages))
+                    self._warn(f"peer {peer.hex()} does not read: {len(messages)} messages dropped")
                     break
                 except zmq.ZMQError as error:
                     if error.errno != errno.EHOSTUNREACH:
@@ -387,6 +412,7 @@ class Daemon:
 
     def _lose(self, peers: list[bytes]) -> None:
         for peer in peers:
+            self._intake.forget(peer)
             if self._doorkeeper is not None:
                 self._doorkeeper.forget(peer)
             if peer in self._peers:
@@ -455,42 +481,11 @@ class Daemon:
 
 _MESSAGES = frozenset({Send, SendStored, SendOutcome})
 _NOTHING = encode_frames([])[0]
+
+
+def _owner(principal: Principal) -> str:
+    return EVERYBODY if principal is LOCAL else principal.key
+
+
 _FOR_THE_DAEMON = ABOUT_KEYS | {BackUp}
 """The core never sees these."""
-
-
-def _bind_one(socket: zmq.Socket[bytes], address: str, *, is_guarded: bool) -> None:
-    # Nothing may ever be served to a network without keys, whatever the settings were.
-    assert is_guarded or not is_remote(address), f"{address} without keys"
-    try:
-        socket.bind(address)
-    except zmq.ZMQError as error:
-        raise BindError(f"Cannot serve {address}: {error}.") from error
-
-
-def _socket_path(address: str) -> Path:
-    return Path(address.removeprefix("ipc://"))
-
-
-def _require_private_directory(directory: Path) -> None:
-    """A local socket is as safe as its directory: nobody but its owner may enter."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = directory.stat()
-    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise BindError(
-            f"{directory} is open to other users, who could then run code as you. Run `chmod 700 {directory}`, or "
-            f"choose another directory."
-        )
-
-
-def _require_free(path: Path) -> None:
-    """Refuse a socket that someone serves; remove one that a dead scheduler left."""
-    if not path.exists():
-        return
-    with sockets.socket(sockets.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            path.unlink(missing_ok=True)
-            return
-    raise BindError(f"A scheduler is already serving {path}.")

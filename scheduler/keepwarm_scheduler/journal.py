@@ -2,8 +2,9 @@
 
 One SQLite file, one connection, one thread. The file is opened with an exclusive lock, so that a second scheduler on
 the same state refuses to start. Everything saved in one turn of the loop is one transaction, on disk
-(``synchronous=FULL``) when ``sync`` returns; effects marked *after sync* are performed only then. An error of the disk
-ends the process: what follows a failed fsync cannot be trusted.
+(``synchronous=FULL``) when ``sync`` returns; effects marked *after sync* are performed only then. A full disk is no
+harm: nothing was written, and it may be tried again, first in the room that is kept for that. Any other error of the
+disk ends the process, and nothing is tried again: what follows a failed fsync cannot be trusted.
 """
 
 import secrets
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keepwarm_scheduler import backups, journal_calls
+from keepwarm_scheduler.ballast import Ballast
 from keepwarm_scheduler.core.effects import ForgetCordon, ForgetNode, SaveCordon, Saved, SaveLock, SaveNode
 from keepwarm_scheduler.core.events import Restored, SavedCordon, SavedLock
 from keepwarm_scheduler.journal_calls import KeptPayload
@@ -21,7 +23,7 @@ from keepwarm_scheduler.migrations import NewerSchemaError, migrate
 from keepwarm_scheduler.security.records import ForgetCredential, KeyRecord, Record, TokenRecord
 from keepwarm_wire.messages import DetachedOutcome
 
-__all__ = ["Journal", "JournalError", "Journaled", "Opened"]
+__all__ = ["Journal", "JournalError", "JournalFullError", "Journaled", "Opened"]
 
 Journaled = Saved | Record
 """What can be written: effects of the core, and changes of the registry of keys."""
@@ -29,6 +31,10 @@ Journaled = Saved | Record
 
 class JournalError(Exception):
     """The state on disk cannot be used. The message says why and what to do."""
+
+
+class JournalFullError(JournalError):
+    """The disk is full, and the room that was kept for that is used up. Nothing was written; try again later."""
 
 
 class Opened(NamedTuple):
@@ -84,6 +90,12 @@ class Journal:
         except sqlite3.DatabaseError as error:
             self._database.close()
             raise self._damaged(error) from error
+        self._ballast = Ballast(directory)
+
+    @property
+    def is_low(self) -> bool:
+        """Whether the disk has no room but for what is promised already: nothing new is to be accepted."""
+        return not self._ballast.is_held
 
     def _damaged(self, error: sqlite3.DatabaseError) -> JournalError:
         return JournalError(
@@ -136,21 +148,47 @@ class Journal:
         detached = journal_calls.read_detached(self._database, self._wall_us())
         payloads = journal_calls.kept_payloads(self._database, detached)
         # The nodes stay until they are known to hold nothing: this start may end before they have reported.
-        execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (str(epoch).encode(),))
+        self._write(lambda: execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (str(epoch).encode(),)))
+        self._ballast.hold()
         return Opened(
             self._meta("cluster_id"), epoch, Restored(locks, nodes, detached, cordons), keys, tokens, payloads
         )
 
     def sync(self, records: Iterable[Journaled], epoch: int) -> None:
-        """Write the records of one turn, in order, and return when they are on disk: all of them, or none."""
-        execute, wall_us = self._database.execute, self._wall_us()
-        execute("BEGIN IMMEDIATE")
-        for record in records:
-            write = _OF_CALLS.get(type(record))
-            statements = _STATEMENTS[type(record)](record, epoch) if write is None else write(record, wall_us)
-            for statement, values in statements:
-                execute(statement, values)
-        execute("COMMIT")
+        """Write the records of one turn, in order, and return when they are on disk: all of them, or none.
+
+        Raises:
+            JournalFullError: none of them, for want of room.
+            JournalError: the disk fails.
+        """
+        execute, wall_us, records = self._database.execute, self._wall_us(), list(records)
+
+        def write() -> None:
+            execute("BEGIN IMMEDIATE")
+            for record in records:
+                of_calls = _OF_CALLS.get(type(record))
+                statements = _STATEMENTS[type(record)](record, epoch) if of_calls is None else of_calls(record, wall_us)
+                for statement, values in statements:
+                    execute(statement, values)
+            execute("COMMIT")
+
+        self._write(write)
+        self._ballast.hold()
+
+    def _write(self, write: Callable[[], Any]) -> None:
+        """Write, on a full disk into the room that is kept for that."""
+        while True:
+            try:
+                write()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                    raise JournalError(f"{self.path} cannot be written: {error}. Look after the disk.") from error
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                if not self._ballast.give_up():
+                    raise JournalFullError(f"The disk of {self.path} is full. Make room there.") from None
+            else:
+                return
 
     def arguments(self, number: int) -> bytes | None:
         """The inline arguments of an unfinished detached call; None if it has ended."""

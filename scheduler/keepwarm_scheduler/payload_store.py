@@ -9,9 +9,10 @@ session that sent it. Files are 0600; their names are random ids.
 import hashlib
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 from keepwarm_scheduler.journal_calls import KeptPayload
 from keepwarm_scheduler.kept_payloads import CHECK_BYTES_PER_STEP, KeptPayloads
@@ -36,20 +37,38 @@ SEND_BYTES_PER_TURN = 4 * CHUNK_BYTES_MAX
 """A fetch is served in slices of a turn, so that no payload delays a heartbeat."""
 
 
-class _Incoming:
-    """A payload that is arriving."""
+SHARE = 2
+"""Where there are several keys, one of them may take up half of the room."""
 
-    def __init__(self, offer: PayloadOffer, path: Path) -> None:
-        self.offer = offer
-        self.path = path
-        self.file: BinaryIO = path.open("xb", buffering=0)
-        self.path.chmod(0o600)
+PAYLOADS_PER_OWNER_MAX = 50_000
+
+EVERYBODY = ""
+"""The owner where there is only one: it may have everything."""
+
+
+class _Incoming:
+    """A payload that is arriving. Its file is open only while something is written: thousands may arrive at once."""
+
+    def __init__(self, offer: PayloadOffer, owner: str, path: Path) -> None:
+        self.offer, self.owner, self.path = offer, owner, path
+        with path.open("xb"):
+            path.chmod(0o600)
         self.received = 0
         self.credited = 0
         self.digest = hashlib.sha256()
 
-    def close(self) -> None:
-        self.file.close()
+    def write(self, data: bytes) -> int:
+        """Append; how much was written. Raises ``OSError``."""
+        with self.path.open("ab", buffering=0) as file:
+            return file.write(data)
+
+
+class _Stored(NamedTuple):
+    """A payload that is here."""
+
+    path: Path
+    size: int
+    owner: str
 
 
 class PayloadStore:
@@ -73,7 +92,9 @@ class PayloadStore:
         self._kept = KeptPayloads(directory.with_name(f"{directory.name}-kept"), named)
         self._total_bytes = self._kept.total_bytes
         self._incoming: dict[bytes, _Incoming] = {}
-        self._stored: dict[bytes, tuple[Path, int]] = {}
+        self._stored: dict[bytes, _Stored] = {}
+        self._bytes_of: Counter[str] = Counter()
+        self._count_of: Counter[str] = Counter()
         self._sending: dict[tuple[bytes, bytes], tuple[int, int]] = {}
         self._unclaimed_ns: dict[bytes, int] = {}
 
@@ -87,37 +108,59 @@ class PayloadStore:
 
     # ------------------------------------------------------------ arriving
 
-    def offered(self, offer: PayloadOffer) -> Message:
-        """A peer would like to hand over a payload: credit, or a refusal, or the news that it is here."""
+    def offered(self, offer: PayloadOffer, owner: str = EVERYBODY) -> Message:
+        """A peer would like to hand over a payload: credit, or a refusal, or the news that it is here.
+
+        ``owner`` is the peer's key: only with that one the payload can be handed over, and its share is used up.
+        """
         if offer.payload_id in self:
             return PayloadStored(offer.payload_id)
         incoming = self._incoming.get(offer.payload_id)
         if incoming is None:
-            if offer.size > self._payload_bytes_max:
-                return self._refuse(
-                    offer.payload_id, f"{offer.size} bytes; at most {self._payload_bytes_max} are taken"
-                )
-            if self._total_bytes + offer.size > self._total_bytes_max:
-                return self._refuse(offer.payload_id, f"the scheduler holds {self._total_bytes} bytes and is full")
+            refused = self._no_room(offer, owner)
+            if refused:
+                return self._refuse(offer.payload_id, refused)
             try:
-                incoming = _Incoming(offer, self._directory / offer.payload_id.hex())
+                incoming = _Incoming(offer, owner, self._directory / offer.payload_id.hex())
             except OSError as error:
                 return self._refuse(offer.payload_id, f"the scheduler's disk: {error.strerror}")
             self._incoming[offer.payload_id] = incoming
             self._unclaimed_ns[offer.payload_id] = time.monotonic_ns()
-            self._total_bytes += offer.size
+            self._count(owner, offer.size)
+        elif incoming.owner != owner:
+            return self._refuse(offer.payload_id, "somebody else is handing over another one with its id")
         return self._credit(incoming)
 
-    def arrived(self, chunk: PayloadChunk) -> Message | None:
+    def _no_room(self, offer: PayloadOffer, owner: str) -> str:
+        if offer.size > self._payload_bytes_max:
+            return f"{offer.size} bytes; at most {self._payload_bytes_max} are taken"
+        if self._total_bytes + offer.size > self._total_bytes_max:
+            return f"the scheduler holds {self._total_bytes} bytes and is full"
+        has_all = owner == EVERYBODY or self._bytes_of[owner] + offer.size <= self._total_bytes_max // SHARE
+        if not has_all:
+            return f"the scheduler holds {self._bytes_of[owner]} bytes of this key, which is its share"
+        if self._count_of[owner] >= PAYLOADS_PER_OWNER_MAX:
+            return f"the scheduler holds {self._count_of[owner]} payloads of this key"
+        return ""
+
+    def _count(self, owner: str, size: int, change: int = 1) -> None:
+        """A payload of so many bytes has come, or with -1 gone."""
+        self._total_bytes += change * size
+        self._bytes_of[owner] += change * size
+        self._count_of[owner] += change
+        if not self._count_of[owner]:
+            del self._bytes_of[owner], self._count_of[owner]
+
+    def arrived(self, chunk: PayloadChunk, owner: str = EVERYBODY) -> Message | None:
         """Bytes came in: more credit, or the news that all is here, or nothing to say yet."""
         incoming = self._incoming.get(chunk.payload_id)
-        if incoming is None or chunk.offset != incoming.received:
+        if incoming is None or chunk.offset != incoming.received or incoming.owner != owner:
             return None
         offer = incoming.offer
         if incoming.received + len(chunk.data) > offer.size:
             return self._fail(incoming, "more bytes than were offered")
         try:
-            written = incoming.file.write(chunk.data)
+            written = incoming.write(chunk.data)
         except OSError as error:
             return self._fail(incoming, f"the scheduler's disk: {error.strerror}")
         if written != len(chunk.data):
@@ -130,9 +173,8 @@ class PayloadStore:
             return self._credit(incoming) if incoming.credited - incoming.received <= WINDOW_BYTES // 2 else None
         if incoming.digest.digest() != offer.sha256:
             return self._fail(incoming, "its digest is not the one that was offered")
-        incoming.close()
         del self._incoming[offer.payload_id]
-        self._stored[offer.payload_id] = (incoming.path, offer.size)
+        self._stored[offer.payload_id] = _Stored(incoming.path, offer.size, incoming.owner)
         return PayloadStored(offer.payload_id)
 
     def claim(self, payload_id: bytes) -> None:
@@ -146,7 +188,7 @@ class PayloadStore:
             OSError: the disk refuses.
         """
         if payload_id not in self._kept:
-            self._kept.keep(payload_id, size, sha256, self._stored[payload_id][0])
+            self._kept.keep(payload_id, size, sha256, self._stored[payload_id].path)
             self._total_bytes += size
 
     def release(self, payload_id: bytes) -> None:
@@ -166,9 +208,8 @@ class PayloadStore:
         return PayloadCredit(incoming.offer.payload_id, incoming.received, incoming.credited)
 
     def _fail(self, incoming: _Incoming, reason: str) -> PayloadRefused:
-        incoming.close()
         incoming.path.unlink(missing_ok=True)
-        self._total_bytes -= incoming.offer.size
+        self._count(incoming.owner, incoming.offer.size, -1)
         del self._incoming[incoming.offer.payload_id]
         self._unclaimed_ns.pop(incoming.offer.payload_id, None)
         return self._refuse(incoming.offer.payload_id, reason)
@@ -207,9 +248,12 @@ class PayloadStore:
             stored = self._find(payload_id)
             if stored is None:
                 continue
-            with stored[0].open("rb", buffering=0) as file:
-                file.seek(position)
-                data = file.read(min(CHUNK_BYTES_MAX, limit - position))
+            try:
+                with stored[0].open("rb", buffering=0) as file:
+                    file.seek(position)
+                    data = file.read(min(CHUNK_BYTES_MAX, limit - position))
+            except OSError:
+                continue  # who wants it asks again
             chunks.append((peer, PayloadChunk(payload_id, position, data)))
             budget -= len(data)
             if position + len(data) < limit and data:
@@ -217,15 +261,16 @@ class PayloadStore:
         return chunks
 
     def _find(self, payload_id: bytes) -> tuple[Path, int] | None:
-        return self._stored.get(payload_id) or self._kept.find(payload_id)
+        stored = self._stored.get(payload_id)
+        return self._kept.find(payload_id) if stored is None else (stored.path, stored.size)
 
     def drop(self, payload_id: bytes) -> None:
         """No session needs the payload any more."""
         self._unclaimed_ns.pop(payload_id, None)
         stored = self._stored.pop(payload_id, None)
         if stored is not None:
-            stored[0].unlink(missing_ok=True)
-            self._total_bytes -= stored[1]
+            stored.path.unlink(missing_ok=True)
+            self._count(stored.owner, stored.size, -1)
         incoming = self._incoming.get(payload_id)
         if incoming is not None:
             self._fail(incoming, "dropped")
@@ -236,7 +281,5 @@ class PayloadStore:
             del self._sending[key]
 
     def close(self) -> None:
-        """Close what is open and remove the directory; what is kept stays."""
-        for incoming in self._incoming.values():
-            incoming.close()
+        """Remove the directory; what is kept stays."""
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -30,7 +30,10 @@ __all__ = ["Weather", "carry_out"]
 CLIENTS = 3
 IN_FLIGHT = 10
 WORK_S = 0.004
-AHEAD_CALLS = 60
+LONG_EVERY, LONG_S = 10, 0.4
+"""Some calls are long enough for a fault to find them running wherever it strikes."""
+
+AHEAD_CALLS = 200
 """How far all programs together may run ahead of a fault that has not struck yet."""
 
 DISK_BYTES = 24 << 20
@@ -216,7 +219,7 @@ def carry_out(storm: Storm, seed: int) -> Weather:
         progress = _Progress(cluster, strikes)
         begun_s = time.monotonic()
         with _striking(cluster, progress, strikes, seed) as striker:
-            plans = Plan(calls=share, in_flight=IN_FLIGHT, work_s=WORK_S, minds_gate=True)
+            plans = Plan(share, IN_FLIGHT, work_s=WORK_S, long_every=LONG_EVERY, long_s=LONG_S, minds_gate=True)
             programs = [cluster.call(plans, user=user, name=f"c{user}") for user in range(CLIENTS)]
             limit_s = time.monotonic() + _ANSWERS_S
             while any(program.is_running for program in programs) and time.monotonic() < limit_s:
@@ -256,5 +259,3 @@ def _note_what_is_left(cluster: HostCluster) -> None:
     cluster.recorder.left("scheduler", "busy instances", len(busy))
     running = sum(program.is_running for program in cluster.agents.values())
     cluster.recorder.left("hosts", "ended agents", len(cluster.agents) - running)
-
-

@@ -3,6 +3,7 @@
 ``KEEPWARM_STORM_SEED`` chooses another storm of the same size.
 """
 
+import faulthandler
 import os
 from collections.abc import Callable
 
@@ -29,6 +30,7 @@ def test_no_call_is_lost_answered_twice_or_stuck(name: str, report_weather: Call
     """And none runs again that no fault has hit."""
     if reason := why_not():
         pytest.skip(reason)
+    faulthandler.cancel_dump_traceback_later()  # this takes minutes, and is not stuck
     weather = carry_out(STORMS[name], SEED)
     report_weather(weather)
     assert weather.wrong == [], "\n".join(weather.wrong)

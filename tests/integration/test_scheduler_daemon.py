@@ -137,8 +137,9 @@ def status(peer: Peer) -> dict[str, Any]:
 
 def test_bytes_that_are_no_protocol_are_refused_and_change_nothing(scheduler: Scheduler, context: Any) -> None:
     """Garbage, several frames, a message before hello: each is answered in words, and the scheduler goes on."""
-    hostile, honest = Peer(context, scheduler.address), Peer(context, scheduler.address)
+    honest = Peer(context, scheduler.address)
     for garbage in (b"", b"\xc1", b"\xff" * 1000, b"\x91\x91\xcd\xff\xff", encode_frame([])[:-1] or b"\x00"):
+        hostile = Peer(context, scheduler.address)
         hostile.socket.send(garbage)
         assert hostile.hear(Refused).code == "protocol"
     hostile.socket.send_multipart([encode_frame([AdminHello(1, 1, "x")]), b"more"])
@@ -148,6 +149,25 @@ def test_bytes_that_are_no_protocol_are_refused_and_change_nothing(scheduler: Sc
     hostile.say(ClientHello(7, 9, "keepwarm 9.0", b"h" * 16, "", 0))
     assert "too old" in hostile.hear(Refused).reason
     assert honest.as_client().epoch == 1
+
+
+def test_after_three_frames_that_cannot_be_read_a_connection_is_not_read_any_more(
+    scheduler: Scheduler, context: Any
+) -> None:
+    """Its node is out of reach, and so is what it says next; the same agent on a new connection is as good as any."""
+    agent, admin = Peer(context, scheduler.address), Peer(context, scheduler.address)
+    agent.as_agent()
+    agent.say(AdminHello(1, 1, "x"))
+    assert agent.hear(Welcome)
+    for _ in range(3):
+        agent.socket.send(b"\xc1")
+        assert agent.hear(Refused).code == "protocol"
+    agent.say(StatusRequest(1))
+    until(lambda: [node["state"] for node in status(admin)["nodes"]] == ["lost"], limit_s=15)
+    assert not agent.socket.poll(200)
+    again = Peer(context, scheduler.address)
+    again.as_agent(incarnation=b"b" * 16)
+    assert [node["state"] for node in status(admin)["nodes"]] == ["alive"]
 
 
 def test_a_node_whose_process_dies_is_lost_long_before_heartbeats_would_tell(
@@ -166,7 +186,7 @@ def test_the_epoch_grows_over_kill_9_and_peers_say_hello_again(scheduler: Schedu
     client, agent = Peer(context, scheduler.address), Peer(context, scheduler.address)
     welcome = client.as_client()
     assert (welcome.epoch, welcome.known) == (1, False)
-    assert client.as_client() == welcome._replace(known=True)
+    assert client.as_client() == welcome, "nothing has been declared: there is nothing to be known"
     agent.as_agent()
     spec = canonical_spec([], "3.11")
     declare = DeclareFunction(1, "m:f", b"v" * 32, "cloudpickle:cp311", spec, False, OPTIONS, b"body")

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
@@ -106,19 +105,21 @@ def test_a_killed_process_fails_its_own_call_only(measured: Measured, number: si
         cluster.program("for f in [caller.ask(2.0, retries=0) for _ in range(3)]: f.exception()\ncaller.ask().result()")
         host = cluster.agent_hosts[0]
         cluster.until_running(3)
-        process_id = instance_of(cluster)
+        process_id = cluster.agent_hosts[0].instances()[0]
         with cluster.struck("kill process", host) as struck_ns:
             os.kill(process_id, number)
             cluster.end_calling()
         story = cluster.check()
         assert sorted(story.ways.values()) == ["ProcessDied", "returned", "returned", "returned"]
         told_s = (min(at for call, at in story.ended.items() if story.ways[call] == "ProcessDied") - struck_ns) / SECOND
-        measured(Recovery(KIND, f"process of a call killed ({number.name})", "`ProcessDied` to its call only", told_s, 1.0))
+        measured(
+            Recovery(KIND, f"process of a call killed ({number.name})", "`ProcessDied` to its call only", told_s, 1.0)
+        )
 
 
 def test_a_process_over_the_memory_of_its_node_ends_alone(measured: Measured) -> None:
     """The kernel chooses it, being the largest; the agent and the calls beside it go on."""
-    with host_cluster(agents=1, cpu=4, prepare=lambda cluster: limit_memory(cluster)) as cluster:
+    with host_cluster(agents=1, cpu=4, prepare=limit_memory) as cluster:
         program = cluster.program(GREEDY)
         host = cluster.agent_hosts[0]
         cluster.until_running(2)
@@ -171,7 +172,7 @@ def test_a_lease_does_not_depend_on_the_clocks_of_hosts(measured: Measured, offs
         program = cluster.program(f"caller = Caller(keep_alive={KEEP_ALIVE_S})\n{ONE_LEASE}")
         until(lambda: program.out.read_text().endswith("\n"))
         ended_s = float(program.out.read_text())
-        process_id = instance_of(cluster)
+        process_id = cluster.agent_hosts[0].instances()[0]
         until(lambda: not lives(process_id))
         lasted_s = time.time() - ended_s
         cluster.check()
@@ -179,11 +180,3 @@ def test_a_lease_does_not_depend_on_the_clocks_of_hosts(measured: Measured, offs
         said = f"a lease of {KEEP_ALIVE_S:g} s ends no earlier, and late by as much as was measured"
         late_s = max(0.0, lasted_s - KEEP_ALIVE_S)
         measured(Recovery(KIND, f"clock of a node off by {offset_s} s", said, late_s, LEASE_LATE_S))
-
-
-def instance_of(cluster: HostCluster) -> int:
-    """A process in which functions run, on the only agent's host."""
-    for process_id in cluster.agent_hosts[0].processes():
-        if b"KEEPWARM_INSTANCE=" in Path(f"/proc/{process_id}/environ").read_bytes():
-            return process_id
-    raise AssertionError("there is no instance")

@@ -139,7 +139,9 @@ def carry_out(cluster: HostCluster) -> Storm:
     time.sleep(RECONNECT_S)
     cluster.end_calling()
     history = cluster.history()
-    return Storm(history, Timeline(history), struck_ns, brief_over_ns, long_over_ns, hit, orphan_s, cluster.hosts.said())
+    return Storm(
+        history, Timeline(history), struck_ns, brief_over_ns, long_over_ns, hit, orphan_s, cluster.hosts.said()
+    )
 
 
 def sleep_until(begun_ns: int, after_s: float) -> None:

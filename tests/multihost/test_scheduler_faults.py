@@ -3,14 +3,13 @@
 It runs under a supervisor that starts it again whatever ended it. Calls that run meanwhile run on, and only once.
 """
 
-import os
 import signal
 import time
 
 import pytest
 
 from support.hosts.caller import Plan
-from support.hosts.cluster import HostCluster, host_cluster
+from support.hosts.cluster import HostCluster, host_cluster, says
 from support.hosts.faults.disks import FsyncShim, fill_disk
 from support.hosts.faults.processes import pause
 from support.hosts.recoveries import Measured, Recovery
@@ -24,8 +23,8 @@ RESTART_S = 2.0
 LONG_PAUSE_S = 9.0
 """Longer than connections bear silence."""
 
+DISK_FAILED = 5
 DISK_BYTES = 8 << 20
-FULL_S = 3.0
 
 LONG_CALLS = "for f in [caller.ask({seconds}) for _ in range(4)]: f.result()"
 
@@ -36,16 +35,17 @@ def test_a_scheduler_that_dies_is_back_at_once_and_nothing_runs_again(
 ) -> None:
     """What runs runs on, what is warm stays warm; what was asked for meanwhile is served."""
     with host_cluster(agents=2, cpu=3) as cluster, cluster.supervised():
-        cluster.program(LONG_CALLS.format(seconds=4.0))
+        cluster.program(LONG_CALLS.format(seconds=3.0))
         cluster.until_running(4)
         cluster.call(Plan(in_flight=2, work_s=0.05))
         cluster.until_running(5)
-        time.sleep(1.0)
+        time.sleep(0.5)
         before = instances(cluster)
         with cluster.struck("crash scheduler", cluster.scheduler_host) as struck_ns:
             cluster.scheduler.send(number)
         until(lambda: cluster.ends == [-number])
-        time.sleep(4.5)
+        cluster.require(lambda _: cluster.story().first_run_after(struck_ns + SECOND // 2))
+        time.sleep(0.5)
         cluster.end_calling()
         story = cluster.check()
         assert story.reruns() == []
@@ -59,15 +59,7 @@ def test_a_scheduler_that_dies_is_back_at_once_and_nothing_runs_again(
 
 def instances(cluster: HostCluster) -> set[int]:
     """The processes in which functions run, on all hosts."""
-    return {process_id for host in cluster.agent_hosts for process_id in host.processes() if is_instance(process_id)}
-
-
-def is_instance(process_id: int) -> bool:
-    try:
-        with open(f"/proc/{process_id}/environ", "rb") as file:
-            return b"KEEPWARM_INSTANCE=" in file.read()
-    except OSError:
-        return False
+    return {process_id for host in cluster.agent_hosts for process_id in host.instances()}
 
 
 @pytest.mark.parametrize("pause_s", [3.0, LONG_PAUSE_S])
@@ -132,14 +124,14 @@ def test_a_scheduler_whose_sync_fails_ends_at_once_and_recovers(measured: Measur
         assert story.reruns() == []
         first = story.first_run_after(back_ns)
         assert first is not None
-        assert 0 < cluster.ends[0] < 128, cluster.ends
+        assert set(cluster.ends) == {DISK_FAILED}, cluster.ends
         said = "it ends at once rather than trust what it cannot keep; started again, it recovers"
         after_s = (first.at_ns - back_ns) / SECOND
         measured(Recovery(KIND, "fsync fails on the scheduler", said, after_s, RESTART_S + 2.0))
 
 
-def test_a_scheduler_on_a_full_disk_serves_what_it_has(measured: Measured) -> None:
-    """It does not end, calls that need nothing written go on, and with room again everybody can join."""
+def test_a_scheduler_on_a_full_disk_goes_on(measured: Measured) -> None:
+    """What has to be written goes where room was kept for that: a node joins, and nothing is lost by a kill."""
     with (
         host_cluster(
             agents=2, late="agent1", prepare=lambda cluster: cluster.scheduler_host.use_small_disk(DISK_BYTES)
@@ -148,15 +140,46 @@ def test_a_scheduler_on_a_full_disk_serves_what_it_has(measured: Measured) -> No
     ):
         cluster.call(Plan(in_flight=2, work_s=0.05))
         cluster.until_running(1)
-        with cluster.struck("disk full", cluster.scheduler_host, lambda: fill_disk(cluster.scheduler_host)):
+        with cluster.struck("disk full", cluster.scheduler_host, lambda: fill_disk(cluster.scheduler_host)) as full_ns:
             cluster.start_agent(cluster.agent_hosts[1])
-            time.sleep(FULL_S)
+            cluster.wait_for_agent(cluster.agent_hosts[1])
+            joined_s = (time.time_ns() - full_ns) / SECOND
             assert cluster.ends == [], cluster.hosts.said()
-        back_s = time.monotonic()
-        cluster.wait_for_agent(cluster.agent_hosts[1])
-        after_s = time.monotonic() - back_s
+            with cluster.struck("crash scheduler", cluster.scheduler_host) as killed_ns:
+                cluster.scheduler.kill()
+            cluster.require(lambda _: cluster.story().first_run_after(killed_ns + SECOND // 2))
+            assert cluster.ends == [-signal.SIGKILL], cluster.hosts.said()
         cluster.end_calling()
         story = cluster.check()
-        assert story.longest_silence_s(0) < 1.0
-        said = "calls go on; what has to be written waits until there is room"
-        measured(Recovery(KIND, "disk of the scheduler full", said, after_s, 5.0))
+        assert story.reruns() == []
+        first = story.first_run_after(killed_ns + SECOND // 2)
+        assert first is not None
+        said = "calls go on; what must be written goes where room was kept for it, as a node that joins"
+        measured(Recovery(KIND, "disk of the scheduler full", said, joined_s, 5.0))
+        said = "it starts in the room that was kept; the next call is dispatched"
+        after_s = (first.at_ns - killed_ns) / SECOND
+        measured(Recovery(KIND, "scheduler killed while its disk is full", said, after_s, RESTART_S))
+
+
+def test_a_scheduler_without_any_room_waits_for_it(measured: Measured) -> None:
+    """Its reserve is gone too: it stands still instead of ending again and again, and goes on once there is room."""
+    with (
+        host_cluster(
+            agents=2, late="agent1", prepare=lambda cluster: cluster.scheduler_host.use_small_disk(DISK_BYTES)
+        ) as cluster,
+        cluster.supervised(),
+    ):
+        cluster.call(Plan(in_flight=2, work_s=0.05))
+        cluster.until_running(1)
+        (cluster.scheduler_host.home / "cluster" / "scheduler" / "ballast").unlink()
+        with cluster.struck("disk full", cluster.scheduler_host, lambda: fill_disk(cluster.scheduler_host)):
+            cluster.start_agent(cluster.agent_hosts[1])
+            until(lambda: says(cluster.scheduler, "stands still until there is some"))
+        back_ns = time.time_ns()
+        cluster.wait_for_agent(cluster.agent_hosts[1])
+        joined_s = (time.time_ns() - back_ns) / SECOND
+        cluster.end_calling()
+        assert cluster.ends == [], cluster.hosts.said()
+        assert cluster.check().reruns() == []
+        said = "it stands still until there is room, then goes on, as a node that joins"
+        measured(Recovery(KIND, "disk of the scheduler full, its reserve used up", said, joined_s, 5.0))

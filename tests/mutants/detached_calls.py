@@ -9,6 +9,8 @@ _SUBMITTING, _ENDS, _ASKING = _CORE + "detached", _CORE + "detached_ends", _CORE
 _RECOVERY, _RESTORING = _CORE + "recovery", _CORE + "detached_restoring"
 _CALLS, _ONCE = _CORE + "calls", _CORE + "at_most_once"
 _UNIT = "unit/scheduler/core/test_detached.py::test_"
+_UNIT_RESTORING = "unit/scheduler/core/test_detached_restoring.py::test_"
+_UNIT_ASKING = "unit/scheduler/core/test_detached_asking.py::test_"
 _UNIT_ONCE = "unit/scheduler/core/test_at_most_once.py::test_"
 _PROPERTY = "property/test_detached_calls.py"
 
@@ -17,21 +19,21 @@ DETACHED: dict[str, Mutant] = {
         _SUBMITTING,
         "cluster.send(session, message, after_sync=True)",
         "cluster.send(session, message)",
-        _UNIT + "nothing_is_accepted",
+        _UNIT_RESTORING + "nothing_is_accepted",
         _PROPERTY,
     ),
     "a node is told before the outcome is on disk": one(
         _CORE + "cluster",
         "self.send(node, Final(tuple(attempts)), after_sync=True)",
         "self.send(node, Final(tuple(attempts)))",
-        _UNIT + "nothing_is_accepted",
+        _UNIT_RESTORING + "nothing_is_accepted",
         _PROPERTY,
     ),
     "an outcome is told before it is on disk": one(
         _ENDS,
         "cluster.send(session, message, after_sync=True)",
         "cluster.send(session, message)",
-        _UNIT + "nothing_is_told",
+        _UNIT_RESTORING + "nothing_is_told",
         _PROPERTY,
     ),
     "keys are ignored": one(
@@ -57,19 +59,19 @@ DETACHED: dict[str, Mutant] = {
         _RESTORING,
         "    if not cluster.is_recovering:\n        release(cluster)\n",
         "    release(cluster)\n",
-        _UNIT + "a_running_call_goes_on",
+        _UNIT_RESTORING + "a_node_that_reports_early",
     ),
     "a wish to cancel is forgotten with the process": one(
         _RESTORING,
         "call.cancel_reason, call.reason = saved.cancel_reason,",
         'call.cancel_reason, call.reason = "",',
-        _UNIT + "a_cancel_survives",
+        _UNIT_ASKING + "a_cancel_survives",
     ),
     "everybody sees every namespace": one(
         _ASKING,
         "self.principal.role == ROLE_ADMIN or self.principal.namespace == namespace",
         "bool(self.principal.role)",
-        _UNIT + "calls_of_another_namespace",
+        _UNIT_ASKING + "calls_of_another_namespace",
     ),
     "results are dropped to make room": one(
         _SUBMITTING,
@@ -87,7 +89,7 @@ DETACHED: dict[str, Mutant] = {
         _RECOVERY,
         "    for call in recovering.values():\n        if is_in_doubt(cluster, call):",
         "    for call in recovering.values():\n        if is_in_doubt(cluster, call) and not call:",
-        _UNIT_ONCE + "an_attached_call_that_no_node_reports",
+        _UNIT_ONCE + "a_detached_call_in_doubt",
     ),
     "the loss of a node is no doubt": one(
         _CALLS,

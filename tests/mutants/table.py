@@ -5,6 +5,7 @@ a mutant that no longer fits the source fails as such, instead of passing for on
 """
 
 from mutants.detached_calls import DETACHED
+from mutants.many_nodes import NODES
 from mutants.mutant import Edit, Mutant
 from mutants.mutant import one as _one
 
@@ -265,7 +266,7 @@ _MESSAGES = {
     ),
     "a cancel is not sent": _one(
         _CALLS,
-        "    cluster.send(node, CancelAttempt(attempt.cancel_command, attempt.token, cluster.config.cancel_grace_us))",
+        "    cluster.send(node, message, after_sync=True)",
         "    del node",
         _CONTRACT + "06_failed", _UNIT + "calls.py::test_a_cancelled_call_that_runs",
     ),
@@ -447,4 +448,5 @@ MUTANTS: dict[str, Mutant] = {
     **_RESTARTS,
     **_TIMING,
     **DETACHED,
+    **NODES,
 }

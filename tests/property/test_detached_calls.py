@@ -175,6 +175,7 @@ class Detached(RuleBasedStateMachine):
         for call_id, outcome in self.outcomes.items():
             function, _ = self.submits[call_id]
             if outcome.status == Status.SUCCEEDED:
+                assert isinstance(outcome.result, bytes)
                 assert int(outcome.result) in executed, "a result that no execution has made"
             elif outcome.status == Status.LOST:
                 assert function == 2 and self.has_lost_node, outcome  # noqa: PT018

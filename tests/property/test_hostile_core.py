@@ -1,9 +1,9 @@
 """The scheduler's core among enrolled peers that lie, and the innocent ones beside them.
 
-An agent and two clients, one of them in the innocent client's namespace, do their work and say hundreds of legal things
-that are not true: about instances, attempts, sessions and calls of others, with numbers at every limit. After every turn
-the scheduler's records fit together, everything that it sends can be read, and once the liars are gone an innocent
-call runs as ever.
+An agent and two clients, one of them in the innocent client's namespace, do their work and say legal things that are
+not true: about instances, attempts, sessions and calls of others, with numbers at every limit. After every turn the
+scheduler's records fit together and everything that it sends can be read; once the liars are gone an innocent call
+runs as ever.
 """
 
 import random

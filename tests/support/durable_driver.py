@@ -5,7 +5,9 @@ wait for the disk. Wall time is the driver's own. The bytes of payloads are not 
 in the right order is checked.
 """
 
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from keepwarm_scheduler.core.machine import SchedulerCore
 from keepwarm_scheduler.journal import Journal
 from keepwarm_wire import messages as wire
 from keepwarm_wire.codec import decode_frame, encode_frame
-from support.scheduler_driver import SECOND_NS, START_NS, Client, Driver
+from support.scheduler_driver import SECOND_NS, START_NS, Agent, Client, Driver
 
 WALL_US = 1_800_000_000_000_000
 
@@ -37,6 +39,7 @@ class DurableDriver(Driver):
         # In memory where that is possible: what is tested here is order, not the disk.
         shared = Path("/dev/shm")
         self.directory = Path(tempfile.mkdtemp(prefix="kw-", dir=shared if shared.is_dir() else None))
+        weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
         self.wall_offset_us, self.now_ns = 0, START_NS
         self.journal = self._open()
         self.crashes_at_sync = False
@@ -52,9 +55,7 @@ class DurableDriver(Driver):
     def close(self) -> None:
         """Remove what is on disk."""
         self.journal.close()
-        for path in self.directory.iterdir():
-            path.unlink()
-        self.directory.rmdir()
+        shutil.rmtree(self.directory)
 
     def reboot(self, after_s: float = 0.0, **config: Any) -> None:
         """The scheduler is killed and another started. Nobody has said hello to it yet."""
@@ -194,3 +195,11 @@ def session(driver: DurableDriver, name: str = "s", principal: Principal = LOCAL
     client.principal = principal
     client.hello()
     return client
+
+
+def finished(client: DetachedClient, agent: Agent, name: bytes = b"one", **how: object) -> bytes:
+    """A detached call that has succeeded."""
+    call_id = client.spawn(name, **how)  # type: ignore[arg-type]
+    agent.complete()
+    assert client.show(call_id).state == "succeeded"
+    return call_id

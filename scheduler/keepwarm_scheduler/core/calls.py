@@ -319,10 +319,11 @@ def cancel(cluster: Cluster, call: Call, reason: str) -> None:
 
 
 def send_cancel(cluster: Cluster, attempt: Attempt) -> None:
-    """Order a node to stop an attempt."""
+    """Order a node to stop an attempt; why that is has to be on disk first, if the call is."""
     node = attempt.instance.node
     attempt.cancel_command = cluster.next_command(node)
-    cluster.send(node, CancelAttempt(attempt.cancel_command, attempt.token, cluster.config.cancel_grace_us))
+    message = CancelAttempt(attempt.cancel_command, attempt.token, cluster.config.cancel_grace_us)
+    cluster.send(node, message, after_sync=True)
 
 
 def time_out(cluster: Cluster, call: Call, which: str) -> None:

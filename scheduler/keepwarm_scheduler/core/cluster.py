@@ -78,6 +78,18 @@ class Cluster:
         """What sessions are to be told of that at the end of the turn."""
         self.instances: dict[int, Instance] = {}
         self.attempts: dict[int, Attempt] = {}
+        self._begin_recovery()
+        self.book = Book()
+        """Detached calls."""
+        self.capacity_version = 0
+        """Grows whenever a node could take an instance that it could not take before."""
+        self.had_client = False
+        self.is_stopping = False
+        self._last_attempt = 0
+        self._last_instance = 0
+        self._finals: dict[str, list[int]] = {}
+
+    def _begin_recovery(self) -> None:
         self.unclaimed: dict[tuple[bytes, int], Attempt] = {}
         """Attempts found on nodes after a restart, whose clients have not come back yet."""
         self.held: dict[tuple[bytes, int], tuple[Node, AttemptDone]] = {}
@@ -91,15 +103,6 @@ class Cluster:
         self.recovering: dict[tuple[bytes, int], Call] = {}
         """Calls sent again that one of those nodes may be running."""
         self.is_recovering = False
-        self.book = Book()
-        """Detached calls."""
-        self.capacity_version = 0
-        """Grows whenever a node could take an instance that it could not take before."""
-        self.had_client = False
-        self.is_stopping = False
-        self._last_attempt = 0
-        self._last_instance = 0
-        self._finals: dict[str, list[int]] = {}
 
     # ------------------------------------------------------------ identity
 
@@ -114,7 +117,7 @@ class Cluster:
         return token(self.epoch, self._last_instance)
 
     def was_given(self, token: int) -> bool:
-        """Whether some attempt or instance may have this token: of an earlier epoch, or of this one and given by now."""
+        """Whether an attempt or instance may have this token: of an earlier epoch, or given in this one by now."""
         epoch, last = epoch_of(token), max(self._last_attempt, self._last_instance)
         return epoch < self.epoch or (epoch == self.epoch and 0 < number_of(token) <= last)
 

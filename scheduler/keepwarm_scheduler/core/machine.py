@@ -34,6 +34,7 @@ from keepwarm_scheduler.core.dispatching import expire
 from keepwarm_scheduler.core.effects import Effect, Send, StopProcess
 from keepwarm_scheduler.core.events import Event, PeerLost, PeerMessage, Principal, Restored, Tick
 from keepwarm_scheduler.core.state import Call, Node, Session
+from keepwarm_scheduler.core.texts import TEXT_BYTES_MAX, text_bytes
 from keepwarm_scheduler.core.transitions import NodeState
 from keepwarm_wire.identifiers import epoch_of
 from keepwarm_wire.messages import (
@@ -221,6 +222,12 @@ class SchedulerCore:
         elif type(message) is ClientHello:
             self._unplug(event.peer, cluster.sessions.get(message.session_id))
             sessions.open_session(cluster, event.peer, event.principal, message)
+        elif (
+            type(message) is AgentHello
+            and text_bytes((message.pythons, *message.labels, *message.resources)) > TEXT_BYTES_MAX
+        ):
+            reason = f"The labels and resources of node {message.node} are more than {TEXT_BYTES_MAX} bytes."
+            self._reply(event.peer, Refused("too_large", reason))
         elif type(message) is AgentHello:
             self._unplug(event.peer, cluster.nodes.get(message.node))
             nodes.register(cluster, event.peer, message)

@@ -8,6 +8,7 @@ from keepwarm_scheduler.core.events import LOCAL, Principal
 from keepwarm_scheduler.core.outcomes import forget, record
 from keepwarm_scheduler.core.recovery import hold_back
 from keepwarm_scheduler.core.state import Call, Environment, Function, Session
+from keepwarm_scheduler.core.texts import TEXT_BYTES_MAX, text_bytes
 from keepwarm_scheduler.core.transitions import CallState
 from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.messages import (
@@ -159,6 +160,11 @@ def declare(cluster: Cluster, session: Session, message: DeclareFunction) -> Non
         return
     if len(session.functions) >= cluster.config.functions_per_session_max:
         cluster.send(session, Refused("too_many_functions", "This client has declared too many functions."))
+        return
+    options = message.options
+    if text_bytes(options.env_vars) + text_bytes(options.labels) + text_bytes(options.custom) > TEXT_BYTES_MAX:
+        reason = f"The environment variables and labels of {message.name} are more than {TEXT_BYTES_MAX} bytes."
+        cluster.send(session, Refused("too_large", reason))
         return
     try:
         spec = parse_spec(message.spec)

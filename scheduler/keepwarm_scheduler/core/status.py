@@ -45,6 +45,7 @@ def describe(cluster: Cluster, rows_max: int = _ROWS_MAX) -> dict[str, Any]:
         "clients": [
             {"label": session.label, "connected": bool(session.peer), "calls": len(session.calls)}
             for session in list(cluster.sessions.values())[:rows_max]
+            if not session.is_keeper
         ],
     }
 

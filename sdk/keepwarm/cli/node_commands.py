@@ -4,7 +4,7 @@ An order is the scheduler's from the moment it is answered: the command that wai
 """
 
 import json
-import time
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,14 +85,15 @@ def watch(
     *,
     stop: bool,
     show: Callable[["NodeChanged"], None] = lambda _: None,
-    sleep: Callable[[float], None] = time.sleep,
+    pause: Callable[[float], object] | None = None,
 ) -> "NodeChanged":
     """Ask until a node is drained, and has left if it was to; or until it is not being drained any more.
 
     A scheduler that is away for a while, such as during its restart, is waited for.
     """
+    pause = pause or threading.Event().wait
     while now.state == "draining" or (stop and now.state == "drained" and now.reach != "absent"):
-        sleep(POLL_S)
+        pause(POLL_S)
         try:
             now = admin.node(now.node)
         except ClusterUnreachable:

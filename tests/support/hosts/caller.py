@@ -40,14 +40,16 @@ _ANSWERS_S = 240.0
 class Plan(NamedTuple):
     """What a program asks for.
 
-    ``calls``: how many, or until there are enough; ``in_flight``: how many at once; ``work_s``: how long each takes;
-    ``minds_gate``: whether it goes no further than the gate says; ``cpu``: what a call needs; ``crash``: how often one
+    ``calls``: how many, or until there are enough; ``in_flight``: how many at once; ``work_s``: how long each takes,
+    but one in ``long_every`` takes ``long_s``; ``minds_gate``: whether it goes no further than the gate says; ``cpu``: what a call needs; ``crash``: how often one
     runs again whose process was killed.
     """
 
     calls: int | None = None
     in_flight: int = 4
     work_s: float = 0.02
+    long_every: int = 0
+    long_s: float = 0.0
     minds_gate: bool = False
     cpu: float = 1.0
     crash: int = 2
@@ -60,7 +62,9 @@ class Caller:
         self.folder, self.name = Path(os.environ[FOLDER_VARIABLE]), os.environ[NAME_VARIABLE]
         self.recorder = ClientRecorder(self.folder, self.name)
         self._file = str(self.folder / f"executions{SUFFIX}")
-        self._function = isolated(**{"keep_alive": 300.0, "retries": Retry(lost_node=LOST_NODE, crash=2), **options})(execute)
+        self._function = isolated(**{"keep_alive": 300.0, "retries": Retry(lost_node=LOST_NODE, crash=2), **options})(
+            execute
+        )
         self._asked = 0
         self._unanswered: dict[str, None] = {}
         self._is_cut_off = False
@@ -97,7 +101,8 @@ class Caller:
                 time.sleep(_LOOK_S)
             elif room.acquire(timeout=_LOOK_S):
                 asked += 1
-                self.ask(plan.work_s).add_done_callback(lambda _: room.release())
+                is_long = plan.long_every and asked % plan.long_every == 0
+                self.ask(plan.long_s if is_long else plan.work_s).add_done_callback(lambda _: room.release())
         self.wait()
 
     def wait(self) -> None:

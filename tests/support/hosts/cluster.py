@@ -27,7 +27,7 @@ from support.hosts.program import Program
 from support.simulation.history import History
 from support.waiting import until
 
-__all__ = ["PORT", "HostCluster", "host_cluster"]
+__all__ = ["PORT", "HostCluster", "host_cluster", "says"]
 
 PORT = 7437
 WELCOMED = "welcomed by the scheduler"
@@ -97,9 +97,7 @@ class HostCluster:
     def launch_scheduler(self) -> Program:
         """Start the scheduler, and do not wait for it."""
         words = ["scheduler", "--bind", f"0.0.0.0:{PORT}"]
-        self.scheduler = self.scheduler_host.run(
-            [*_KEEPWARM, *words], name="scheduler", env=self.scheduler_variables
-        )
+        self.scheduler = self.scheduler_host.run([*_KEEPWARM, *words], name="scheduler", env=self.scheduler_variables)
         return self.scheduler
 
     def start_scheduler(self) -> Program:

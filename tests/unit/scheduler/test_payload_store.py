@@ -208,3 +208,45 @@ def test_what_no_message_refers_to_is_dropped_after_a_while_and_what_one_does_st
     assert left not in store
     assert claimed in store
     assert put(store, bytes(64 * MIB - 1), payload_id=arriving) == PayloadStored(arriving)
+
+
+# ---------------------------------------------------------------- several owners
+
+
+def test_a_payload_can_only_be_handed_over_by_the_key_that_offered_it(store: PayloadStore) -> None:
+    assert isinstance(store.offered(offer(), "ann"), PayloadCredit)
+    assert isinstance(store.offered(offer(), "bob"), PayloadRefused)
+    assert store.arrived(PayloadChunk(ID, 0, b"x" * len(DATA)), "bob") is None
+    assert store.arrived(PayloadChunk(ID, 0, DATA), "ann") == PayloadStored(ID)
+
+
+def test_one_key_takes_up_half_of_the_room_and_no_more(store: PayloadStore) -> None:
+    big = PayloadOffer(ID, 50 * MIB, bytes(32))
+    assert isinstance(store.offered(big, "ann"), PayloadCredit)
+    refused = store.offered(PayloadOffer(b"q" * 16, 1, bytes(32)), "ann")
+    assert isinstance(refused, PayloadRefused)
+    assert "its share" in refused.failure.message
+    assert isinstance(store.offered(big._replace(payload_id=b"q" * 16), "bob"), PayloadCredit)
+    store.drop(ID)
+    assert isinstance(store.offered(big, "ann"), PayloadCredit)
+
+
+def test_offers_that_are_never_completed_hold_no_descriptor_and_end(
+    store: PayloadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir()))
+    for number in range(3_000):
+        assert isinstance(store.offered(PayloadOffer(number.to_bytes(16, "big"), 9, bytes(32)), "ann"), PayloadCredit)
+    assert len(list(descriptors.iterdir())) <= before
+    monkeypatch.setattr("keepwarm_scheduler.payload_store.PAYLOADS_PER_OWNER_MAX", 3_000)
+    assert isinstance(store.offered(offer(), "ann"), PayloadRefused)
+    assert isinstance(store.offered(offer(), "bob"), PayloadCredit)
+    store.expire(time.monotonic_ns() + UNCLAIMED_NS + 1)
+    assert isinstance(store.offered(offer(), "ann"), PayloadCredit)
+
+
+def test_a_file_that_cannot_be_read_just_now_is_not_sent(store: PayloadStore, tmp_path: Path) -> None:
+    put(store)
+    (tmp_path / "payloads" / ID.hex()).unlink()
+    assert take(store) == b""

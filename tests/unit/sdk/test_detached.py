@@ -52,7 +52,7 @@ def test_keys_are_short_texts(key: Any) -> None:
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, "60", True, b""])
 def test_a_time_is_a_number_above_zero(seconds: Any) -> None:
-    with pytest.raises(OptionError, match="result_ttl=.*: allowed are seconds above zero"):
+    with pytest.raises(OptionError, match=r"result_ttl=.*: allowed are seconds above zero"):
         double.detached(result_ttl=seconds)
 
 

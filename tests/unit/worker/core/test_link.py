@@ -152,3 +152,29 @@ def test_a_new_connection_is_spoken_on_at_once() -> None:
     assert len(driver.said(wire.AgentBeat)) == 1
     driver.receive(wire.Refused("hello_first", ""))
     assert len(driver.said(wire.AgentHello)) == 1
+
+
+def test_the_reply_to_a_beat_says_when_the_next_one_is_due() -> None:
+    driver = welcomed()
+    driver.receive(wire.AgentBeatReply(1, 0, 10_000_000))
+    assert not [each for each in driver.wait(9.9) if isinstance(getattr(each, "message", None), wire.AgentBeat)]
+    driver.wait(0.2)
+    assert [beat.beat_number for beat in driver.said(wire.AgentBeat)] == [2]
+
+
+def test_silence_is_borne_for_three_of_the_beats_that_were_asked_for() -> None:
+    driver = welcomed()
+    driver.receive(wire.AgentBeatReply(1, 0, 10_000_000))
+    driver.wait(29.9)
+    assert not driver.said(wire.AgentHello)
+    driver.wait(0.2)
+    assert driver.said(wire.AgentHello)
+
+
+def test_an_old_reply_does_not_put_the_next_beat_off() -> None:
+    driver = welcomed()
+    driver.receive(wire.AgentBeatReply(1, 0, 1_000_000))
+    driver.wait(1)
+    driver.receive(wire.AgentBeatReply(1, 0, 60_000_000))
+    driver.wait(1.1)
+    assert [beat.beat_number for beat in driver.said(wire.AgentBeat)] == [3]

@@ -1,0 +1,138 @@
+"""What has been received and not handled yet: frames by connection, a slice of every turn for each.
+
+ZeroMQ takes turns between connections frame by frame, but one frame can hold a thousand messages. So frames wait here,
+each connection's in their order, and a turn handles of each no more than ``SLICE_NS`` takes: whoever says a lot
+delays itself, and the others by one slice at most.
+
+Rules: what waits is bounded by bytes for each connection, and what is over that is dropped, as a network may do;
+nothing relies on delivery, and peers that keep to their credit never get there. A frame that cannot be read is answered
+by ``on_bad_frame``; after ``BAD_FRAMES_MAX`` of them nothing more of that connection is read. A new one starts anew.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from keepwarm_scheduler.core.events import Principal
+from keepwarm_wire.codec import ProtocolError, decode_frame
+from keepwarm_wire.messages import Message
+
+__all__ = ["BAD_FRAMES_MAX", "SLICE_NS", "WAITING_BYTES_MAX", "Intake", "Taken"]
+
+SLICE_NS = 500_000
+"""Of a turn, for one connection; one message may take longer."""
+
+WAITING_BYTES_MAX = 48 * 1024 * 1024
+"""Of one connection: more than the chunks of payloads that a client or agent may have under way."""
+
+BAD_FRAMES_MAX = 3
+
+_FRAME_COST_BYTES = 256
+"""What a waiting frame takes up besides its bytes."""
+
+
+class Taken(NamedTuple):
+    """A message, ready to be handled."""
+
+    peer: bytes
+    principal: Principal
+    message: Message
+
+
+class _Lane:
+    """What waits of one connection."""
+
+    __slots__ = ("bad_frames", "frames", "has_dropped", "messages", "principal", "waiting_bytes")
+
+    def __init__(self) -> None:
+        self.frames: deque[tuple[Principal, bytes, int]] = deque()
+        self.messages: deque[Message] = deque()
+        self.principal: Principal | None = None
+        """Whose ``messages`` are."""
+        self.waiting_bytes = 0
+        self.bad_frames = 0
+        self.has_dropped = False
+
+
+class Intake:
+    """Frames in, messages out.
+
+    Args:
+        on_bad_frame: called with the connection, what is wrong, and whether nothing more of it will be read.
+        on_overflow: called with a connection when the first of its frames is dropped.
+        clock_ns: a clock that goes on while messages are handled.
+    """
+
+    def __init__(
+        self,
+        on_bad_frame: Callable[[bytes, ProtocolError, bool], None],
+        on_overflow: Callable[[bytes], None],
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self._on_bad_frame, self._on_overflow, self._clock_ns = on_bad_frame, on_overflow, clock_ns
+        self._lanes: dict[bytes, _Lane] = {}
+        self._waiting: dict[bytes, _Lane] = {}
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something left for the next turn."""
+        return bool(self._waiting)
+
+    def put(self, peer: bytes, principal: Principal, frames: list[bytes]) -> None:
+        """A message of ZeroMQ has come: ``frames`` are its first two at most."""
+        lane = self._lanes.get(peer)
+        if lane is None:
+            lane = self._lanes[peer] = _Lane()
+        if lane.bad_frames >= BAD_FRAMES_MAX:
+            return
+        frame = frames[0] if frames else b""
+        size = len(frame) + _FRAME_COST_BYTES
+        if lane.waiting_bytes and lane.waiting_bytes + size > WAITING_BYTES_MAX:
+            if not lane.has_dropped:
+                lane.has_dropped = True
+                self._on_overflow(peer)
+            return
+        lane.waiting_bytes += size
+        lane.frames.append((principal, frame, len(frames)))
+        self._waiting[peer] = lane
+
+    def take(self) -> Iterator[Taken]:
+        """The messages of this turn: of every connection in turn, as many as its slice allows."""
+        clock_ns, waiting = self._clock_ns, self._waiting
+        for peer in list(waiting):
+            end_ns = clock_ns() + SLICE_NS
+            while (lane := waiting.get(peer)) is not None:
+                if lane.messages:
+                    assert lane.principal is not None
+                    yield Taken(peer, lane.principal, lane.messages.popleft())
+                elif lane.frames:
+                    self._decode(peer, lane)
+                else:
+                    del waiting[peer]
+                    break
+                if clock_ns() >= end_ns:
+                    # The others first, next time.
+                    if waiting.pop(peer, None) is lane and (lane.messages or lane.frames):
+                        waiting[peer] = lane
+                    break
+
+    def _decode(self, peer: bytes, lane: _Lane) -> None:
+        lane.principal, frame, count = lane.frames.popleft()
+        lane.waiting_bytes -= len(frame) + _FRAME_COST_BYTES
+        try:
+            if count != 1:
+                raise ProtocolError(f"a message of {count} frames or more, 1 expected")
+            lane.messages.extend(decode_frame(frame))
+        except ProtocolError as error:
+            lane.bad_frames += 1
+            is_over = lane.bad_frames >= BAD_FRAMES_MAX
+            if is_over:
+                lane.frames.clear()
+                lane.waiting_bytes = 0
+            self._on_bad_frame(peer, error, is_over)
+
+    def forget(self, peer: bytes) -> None:
+        """A connection is gone: what waits of it is not handled any more."""
+        self._lanes.pop(peer, None)
+        self._waiting.pop(peer, None)

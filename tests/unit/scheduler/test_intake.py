@@ -1,0 +1,146 @@
+"""Slices of turns, bounds on what waits, and frames that cannot be read."""
+
+from keepwarm_scheduler.core.events import LOCAL, Principal
+from keepwarm_scheduler.intake import BAD_FRAMES_MAX, SLICE_NS, WAITING_BYTES_MAX, Intake
+from keepwarm_wire.codec import ProtocolError, encode_frame
+from keepwarm_wire.messages import Cancel, PayloadChunk
+
+A, B = b"a", b"b"
+OTHER = Principal("key", "client", "x")
+
+
+class Rig:
+    """An intake, a clock that every message costs something of, and what was complained of."""
+
+    def __init__(self, cost_ns: int = 0) -> None:
+        self.now_ns, self.cost_ns = 0, cost_ns
+        self.bad: list[tuple[bytes, bool]] = []
+        self.overflows: list[bytes] = []
+        self.intake = Intake(self._on_bad_frame, self.overflows.append, lambda: self.now_ns)
+
+    def _on_bad_frame(self, peer: bytes, _: ProtocolError, is_over: bool) -> None:
+        self.bad.append((peer, is_over))
+
+    def put(self, peer: bytes, *numbers: int, principal: Principal = LOCAL) -> None:
+        self.intake.put(peer, principal, [encode_frame([Cancel(number) for number in numbers])])
+
+    def turn(self) -> list[tuple[bytes, int]]:
+        """What one turn handles."""
+        handled = []
+        for peer, _, message in self.intake.take():
+            handled.append((peer, message.call_number))
+            self.now_ns += self.cost_ns
+        return handled
+
+
+def test_a_turn_handles_everything_where_there_is_little() -> None:
+    rig = Rig()
+    rig.put(A, 1, 2)
+    rig.put(B, 3)
+    rig.put(A, 4)
+    assert rig.turn() == [(A, 1), (A, 2), (A, 4), (B, 3)]
+    assert not rig.intake.is_waiting
+    assert rig.turn() == []
+
+
+def test_who_says_much_delays_the_others_by_a_slice_at_most() -> None:
+    rig = Rig(cost_ns=SLICE_NS // 2)
+    rig.put(A, *range(1, 8))
+    rig.put(B, 1)
+    assert rig.turn() == [(A, 1), (A, 2), (B, 1)]
+    assert rig.intake.is_waiting
+    rig.put(B, 2)
+    assert rig.turn() == [(A, 3), (A, 4), (B, 2)]
+    assert rig.turn() == [(A, 5), (A, 6)]
+    assert rig.turn() == [(A, 7)]
+    assert not rig.intake.is_waiting
+
+
+def test_whose_slice_was_used_up_comes_after_the_others_in_the_next_turn() -> None:
+    rig = Rig(cost_ns=SLICE_NS)
+    rig.put(A, 1, 2, 3)
+    rig.put(B, 1, 2)
+    assert rig.turn() == [(A, 1), (B, 1)]
+    assert rig.turn() == [(A, 2), (B, 2)]
+    rig.put(B, 3)
+    assert rig.turn() == [(A, 3), (B, 3)]
+
+
+def test_a_frame_is_its_senders_even_when_the_key_of_the_connection_changes() -> None:
+    rig = Rig()
+    rig.put(A, 1)
+    rig.put(A, 2, principal=OTHER)
+    assert [(taken.principal, taken.message.call_number) for taken in rig.intake.take()] == [(LOCAL, 1), (OTHER, 2)]
+
+
+def test_after_three_bad_frames_nothing_more_is_read_until_there_is_a_new_connection() -> None:
+    rig = Rig()
+    for _ in range(BAD_FRAMES_MAX):
+        rig.intake.put(A, LOCAL, [b"\xc1"])
+        rig.put(A, 1)
+    assert rig.turn() == [(A, 1)] * (BAD_FRAMES_MAX - 1)
+    assert rig.bad == [(A, False)] * (BAD_FRAMES_MAX - 1) + [(A, True)]
+    rig.put(A, 2)
+    assert rig.turn() == []
+    assert not rig.intake.is_waiting
+    rig.intake.forget(A)
+    rig.put(A, 3)
+    assert rig.turn() == [(A, 3)]
+
+
+def test_good_frames_between_bad_ones_pardon_nothing() -> None:
+    rig = Rig()
+    for _ in range(BAD_FRAMES_MAX):
+        rig.intake.put(A, LOCAL, [])
+        rig.put(A, 1)
+        rig.turn()
+    assert rig.bad[-1] == (A, True)
+
+
+def test_several_frames_and_none_are_bad() -> None:
+    rig = Rig()
+    rig.intake.put(A, LOCAL, [encode_frame([Cancel(1)]), b""])
+    rig.intake.put(B, LOCAL, [])
+    assert rig.turn() == []
+    assert [peer for peer, _ in rig.bad] == [A, B]
+
+
+def test_what_waits_is_bounded_for_each_connection_and_said_once() -> None:
+    rig = Rig()
+    chunk = encode_frame([PayloadChunk(b"p" * 16, 0, bytes(1 << 20))])
+    for _ in range(100):
+        rig.intake.put(A, LOCAL, [chunk])
+    rig.put(B, 1)
+    assert rig.overflows == [A]
+    handled = [taken.peer for taken in rig.intake.take()]
+    assert handled.count(A) == WAITING_BYTES_MAX // (len(chunk) + 256)
+    assert handled.count(B) == 1
+    rig.put(A, 1)
+    assert rig.turn() == [(A, 1)]
+
+
+def test_even_a_frame_beyond_the_bound_is_taken_where_nothing_waits() -> None:
+    rig = Rig()
+    rig.intake.put(A, LOCAL, [bytes(WAITING_BYTES_MAX)])
+    assert rig.turn() == []
+    assert rig.bad == [(A, False)]
+
+
+def test_small_frames_count_for_what_they_cost() -> None:
+    """A million empty frames are not nothing."""
+    rig = Rig()
+    for _ in range(WAITING_BYTES_MAX // 256 + 10):
+        rig.intake.put(A, LOCAL, [encode_frame([])])
+    assert rig.overflows == [A]
+
+
+def test_what_waits_of_a_connection_that_is_gone_is_not_handled() -> None:
+    rig = Rig()
+    rig.put(A, 1, 2)
+    rig.put(B, 1)
+    handled = []
+    for peer, _, message in rig.intake.take():
+        handled.append((peer, message.call_number))
+        rig.intake.forget(A)
+    assert handled == [(A, 1), (B, 1)]
+    assert not rig.intake.is_waiting
