@@ -129,6 +129,8 @@ class Daemon:
         """Connections of which nothing more is read, from this turn on."""
         self._budget = LogBudget()
         self._is_running = True
+        self._is_leaving = False
+        """Ended by a signal, without a word to anybody."""
         self._probes_s: list[float] = []
         """When to look again for peers that are gone."""
         self._perform(self._core.handle(time.monotonic_ns(), opened.restored))
@@ -155,7 +157,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         try:
-            while self._is_running:
+            while self._is_running and not self._is_leaving:
                 self._turn()
         except JournalError:
             raise  # with nothing closed: to write what is left could hide what was lost
@@ -448,7 +450,12 @@ class Daemon:
     def _obey_signal(self) -> None:
         log.info("stopping: %s", signal.Signals(self._signal).name)
         self._signal = 0
-        self._perform(self._core.stop("the scheduler was told to stop"))
+        if self._config.core.local:
+            self._perform(self._core.stop("the scheduler was told to stop"))
+        else:
+            # It will be started again, upgraded perhaps: without a goodbye agents and clients wait for that, and what
+            # is warm stays warm. `keepwarm stop` is the end of a cluster.
+            self._is_leaving = True
 
     def _close(self) -> None:
         self._send()

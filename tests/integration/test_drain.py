@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.homes import temporary_home
-from support.programs import lives, run_command, start_program, status, wait_for_program
+from support.programs import lives, run_command, run_program, start_program, status, wait_for_program
 from support.secured import Daemon
 from support.waiting import until
 
@@ -134,8 +134,13 @@ def test_sigterm_ends_an_agent_and_what_runs_on_it_within_three_seconds(cluster:
     program.communicate()
 
 
-def test_sigterm_ends_a_scheduler_at_once_with_its_agents(cluster: Cluster) -> None:
+def test_sigterm_ends_a_scheduler_at_once_and_its_agents_wait_for_the_next_one(cluster: Cluster) -> None:
+    """As an upgrade does it: what is warm stays warm."""
     agent = cluster.agent("a")
+    calls = "@isolated(keep_alive=60)\ndef pid():\n    return os.getpid()\nprint(pid())"
+    before = run_program(cluster.home, calls, cluster.chosen).value
     cluster.scheduler.process.send_signal(signal.SIGTERM)
     assert cluster.scheduler.until_ended() == 0
-    assert agent.until_ended() == 0
+    assert agent.process.poll() is None
+    cluster.start_scheduler()
+    assert run_program(cluster.home, calls, cluster.chosen).value == before

@@ -213,8 +213,11 @@ def hello_first(client: Peer) -> bool:
     return any(type(message) is Refused for message in decode_frame(client.socket.recv()))
 
 
-def test_sigterm_says_goodbye_and_ends(scheduler: Scheduler, context: Any) -> None:
-    """Peers are told, and the process ends well."""
+def test_sigterm_to_a_local_scheduler_says_goodbye_and_ends(scheduler: Scheduler, context: Any) -> None:
+    """Its cluster is over; another one, which will be started again, says nothing."""
+    scheduler.stop()
+    scheduler.command.append("--local")
+    scheduler.start()
     client = Peer(context, scheduler.address)
     client.as_client()
     assert scheduler.stop() == 0

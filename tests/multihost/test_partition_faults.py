@@ -90,7 +90,6 @@ class Storm(NamedTuple):
     story: Timeline
     struck_ns: int
     brief_over_ns: int
-    long_over_ns: int
     hit: dict[str, list[Run]]
     orphan_s: float
     said: str
@@ -135,13 +134,10 @@ def carry_out(cluster: HostCluster) -> Storm:
         orphan_s = (time.time_ns() - struck_ns) / SECOND
         sleep_until(struck_ns, LONG_S)
         long.close()
-        long_over_ns = time.time_ns()
     time.sleep(RECONNECT_S)
     cluster.end_calling()
     history = cluster.history()
-    return Storm(
-        history, Timeline(history), struck_ns, brief_over_ns, long_over_ns, hit, orphan_s, cluster.hosts.said()
-    )
+    return Storm(history, Timeline(history), struck_ns, brief_over_ns, hit, orphan_s, cluster.hosts.said())
 
 
 def sleep_until(begun_ns: int, after_s: float) -> None:

@@ -39,6 +39,9 @@ __all__ = [
     "unplug",
 ]
 
+_DOUBT_NS = 1_000_000_000
+"""How long a session that seems to be lost is still listened for."""
+
 _MISSING_NAMED_MAX = 10_000
 _ANSWERS_PER_INTERVAL_MAX = 8
 """So many beats of a session are answered in the time of one."""
@@ -120,7 +123,12 @@ def timer_due(cluster: Cluster, session: Session) -> None:
     silent_ns = cluster.now_ns - session.heard_ns
     lost_ns = cluster.pace.session_lost_ns(cluster.peers_count)
     if silent_ns < lost_ns:
+        session.is_doubted = False
         cluster.timer("session", session.session_id, lost_ns - silent_ns)
+    elif not session.is_doubted:
+        # The scheduler itself may have been paused, and what its clients said meanwhile waits to be read.
+        session.is_doubted = True
+        cluster.timer("session", session.session_id, _DOUBT_NS)
     else:
         end(cluster, session)
 

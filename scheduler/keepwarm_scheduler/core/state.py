@@ -312,6 +312,8 @@ class Session:
     functions: dict[int, Function] = field(default_factory=dict)
     calls: dict[int, "Call"] = field(default_factory=dict)
     seen: IntervalSet = field(default_factory=IntervalSet)
+    is_doubted: bool = False
+    """It has been silent for too long, and has one more moment to be heard."""
     answers: int = 0
     answers_since_ns: int = 0
     """How many of its beats have been answered since then: no more than a few in the time of one."""

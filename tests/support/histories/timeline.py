@@ -61,13 +61,8 @@ class Timeline:
         return min((end_ns for end_ns in self.ended.values() if end_ns > at_ns), default=None)
 
     def longest_wait_s(self, from_ns: int, to_ns: int) -> float:
-        """The longest time from submit to answer of the calls that were submitted in between; unanswered is for ever."""
+        """The longest time from submit to answer of calls submitted in between; for one unanswered that is for ever."""
         waits = [
             self.ended.get(call, 1 << 63) - at_ns for call, at_ns in self.submitted.items() if from_ns <= at_ns <= to_ns
         ]
         return max(waits, default=0) / SECOND
-
-    def longest_silence_s(self, from_ns: int) -> float:
-        """The longest time without any answer from an instant on, up to the last answer."""
-        ends = sorted([from_ns, *(end_ns for end_ns in self.ended.values() if end_ns > from_ns)])
-        return max((after - before for before, after in zip(ends, ends[1:], strict=False)), default=0) / SECOND

@@ -41,8 +41,8 @@ class Plan(NamedTuple):
     """What a program asks for.
 
     ``calls``: how many, or until there are enough; ``in_flight``: how many at once; ``work_s``: how long each takes,
-    but one in ``long_every`` takes ``long_s``; ``minds_gate``: whether it goes no further than the gate says; ``cpu``: what a call needs; ``crash``: how often one
-    runs again whose process was killed.
+    but one in ``long_every`` takes ``long_s``; ``minds_gate``: whether it goes no further than the gate says; ``cpu``: what
+    a call needs; ``crash``: how often one runs again whose process was killed.
     """
 
     calls: int | None = None
@@ -62,9 +62,8 @@ class Caller:
         self.folder, self.name = Path(os.environ[FOLDER_VARIABLE]), os.environ[NAME_VARIABLE]
         self.recorder = ClientRecorder(self.folder, self.name)
         self._file = str(self.folder / f"executions{SUFFIX}")
-        self._function = isolated(**{"keep_alive": 300.0, "retries": Retry(lost_node=LOST_NODE, crash=2), **options})(
-            execute
-        )
+        usual = {"keep_alive": 300.0, "retries": Retry(lost_node=LOST_NODE, crash=2)}
+        self._function = isolated(**{**usual, **options})(execute)
         self._asked = 0
         self._unanswered: dict[str, None] = {}
         self._is_cut_off = False

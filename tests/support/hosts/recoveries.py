@@ -17,10 +17,10 @@ FILE_VARIABLE = "KEEPWARM_RECOVERIES"
 _HEADING = """# Faults
 
 What keepwarm does when something goes wrong, and how long that took when it was last measured. Each row is a test of
-`tests/multihost`, which makes the fault on hosts of its own (network namespaces, TCP with keys between them), checks
-what the middle column says, and checks besides that every call got exactly one outcome, that nothing was delivered which
-no execution made, and that nothing ran again without need. Measured is the time to what the row names; allowed is the
-bound that the test enforces.
+`tests/multihost`, which makes the fault on hosts of its own (network namespaces, TCP with keys between them) and checks
+what the second column says. It checks besides that every call got exactly one outcome, that nothing was delivered
+which no execution made, and that nothing ran again without need. Measured is the time to what the row names; allowed
+is the bound that the test enforces.
 
 Run the tests with `make multihost`, as root.
 

@@ -53,7 +53,8 @@ class SlowLink:
     >>> with SlowLink(agent, (scheduler.address, 7437)) as link, link.delay(0.05):
     ...     ...  # programs on the agent's host connect to ("127.0.0.1", link.port)
 
-    ``connections`` counts those that were tried. Each fault is undone by itself; of two of the same kind the later one counts until it is undone.
+    ``connections`` counts those that were tried. Each fault is undone by itself; of two of the same kind the later one
+    counts until it is undone.
     """
 
     def __init__(self, host: Host, target: tuple[str, int], port: int = 0) -> None:
