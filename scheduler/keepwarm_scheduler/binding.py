@@ -24,6 +24,13 @@ process has ended, and silence alone must not. Those who connect have heartbeats
 """
 
 
+_RECEIVED_MAX = 100
+"""Frames of one connection that ZeroMQ holds for us; then it reads no more of it, and its sender has to wait."""
+
+_UNREAD_MAX = 1_000
+"""Frames that ZeroMQ holds for a connection that does not read them; further ones are dropped."""
+
+
 class BindError(Exception):
     """The address cannot be served. The message says why and what to do."""
 
@@ -35,8 +42,8 @@ def new_socket(context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[bytes]"
         (zmq.ROUTER_MANDATORY, 1),
         (zmq.LINGER, 0),
         (zmq.MAXMSGSIZE, FRAME_BYTES_MAX),
-        (zmq.SNDHWM, 10_000),
-        (zmq.RCVHWM, 10_000),
+        (zmq.SNDHWM, _UNREAD_MAX),
+        (zmq.RCVHWM, _RECEIVED_MAX),
         (zmq.HANDSHAKE_IVL, 5_000),
         (zmq.BACKLOG, 1_024),
         (zmq.IPV6, 1),

@@ -71,6 +71,9 @@ _POLL_MAX_MS = 60_000
 _PROBE_DELAYS_S = (0.02, 0.2, 1.0)
 """When peers are looked for again after a connection broke."""
 
+_PAUSE_S = 0.0003
+_REFUSED_BLAME = 10
+
 _DEPARTURE_S = 1.0
 """How long a scheduler that has said goodbye waits for the others to leave; agents with instances take longer."""
 
@@ -167,6 +170,10 @@ class Daemon:
         self._close()
 
     def _turn(self) -> None:
+        if self._intake.is_flooded:
+            # ZeroMQ cannot be told whom to read: whoever floods is made to wait by making everybody wait, a little.
+            self._intake.is_flooded = False
+            time.sleep(_PAUSE_S)
         ready = dict(self._poller.poll(self._timeout_ms()))
         if self._wake_read in ready:
             self._wake_read.recv(4096)
@@ -213,12 +220,15 @@ class Daemon:
                 self._queue(peer, Refused("revoked", _REVOKED))
                 continue
             self._peers[peer] = None
-            self._intake.put(peer, principal, frames)
+            if not self._intake.put(peer, principal, frames):
+                break
         for peer, principal, message in self._intake.take():
             if not self._is_allowed(peer, principal, message) or self._is_too_much(peer, principal, message):
                 continue
             if not self._is_payload(peer, principal, message):
                 effects += core.handle(now_ns, PeerMessage(peer, principal, message))
+        for peer, weight in core.oversteps().items():
+            self._intake.blame(peer, weight)
         for peer in self._unreadable:
             effects += core.handle(now_ns, PeerLost(peer))
         self._unreadable.clear()
@@ -391,6 +401,8 @@ class Daemon:
             self._queue(effect.peer, effect.message._replace(arguments=arguments))
 
     def _queue(self, peer: bytes, message: Message) -> None:
+        if type(message) is Refused:
+            self._intake.blame(peer, _REFUSED_BLAME)
         self._outgoing.setdefault(peer, []).append(message)
 
     def _send(self) -> None:

@@ -4,9 +4,11 @@ ZeroMQ takes turns between connections frame by frame, but one frame can hold a 
 each connection's in their order, and a turn handles of each no more than ``SLICE_NS`` takes: whoever says a lot
 delays itself, and the others by one slice at most.
 
-Rules: what waits is bounded by bytes for each connection, and what is over that is dropped, as a network may do;
-nothing relies on delivery, and peers that keep to their credit never get there. A frame that cannot be read is answered
-by ``on_bad_frame``; after ``BAD_FRAMES_MAX`` of them nothing more of that connection is read. A new one starts anew.
+Rules: of a connection that has many small frames waiting no more are read for now, so that ZeroMQ keeps them, and then
+their sender has to. Large ones would take up too much there: they are read, and dropped, as a network may do, once too
+many bytes wait. Nothing relies on delivery, and peers that keep to their credit never get there. Who says much that is
+of no use is served slowly. A frame that cannot be read is answered by ``on_bad_frame``; after ``BAD_FRAMES_MAX`` of
+them nothing more of that connection is read. A new one starts anew.
 """
 
 import time
@@ -18,7 +20,17 @@ from keepwarm_scheduler.core.events import Principal
 from keepwarm_wire.codec import ProtocolError, decode_frame
 from keepwarm_wire.messages import Message
 
-__all__ = ["BAD_FRAMES_MAX", "SLICE_NS", "WAITING_BYTES_MAX", "Intake", "Taken"]
+__all__ = [
+    "BAD_FRAMES_MAX",
+    "BLAME_HALVED_NS",
+    "BLAME_MAX",
+    "FRAMES_MAX",
+    "SLICE_NS",
+    "SLOWNESS",
+    "WAITING_BYTES_MAX",
+    "Intake",
+    "Taken",
+]
 
 SLICE_NS = 500_000
 """Of a turn, for one connection; one message may take longer."""
@@ -27,6 +39,20 @@ WAITING_BYTES_MAX = 48 * 1024 * 1024
 """Of one connection: more than the chunks of payloads that a client or agent may have under way."""
 
 BAD_FRAMES_MAX = 3
+
+BLAME_MAX = 5_000
+"""With so much blame on it, a connection is served slowly."""
+
+BLAME_HALVED_NS = 1_000_000_000
+"""In so long, half of the blame is forgotten."""
+
+SLOWNESS = 20
+"""Who is to blame has slices so many times as short."""
+
+FRAMES_MAX = 16
+"""Of one connection in one turn; and so many of them may wait, unless they are large."""
+
+LARGE_BYTES = 256 * 1024
 
 _FRAME_COST_BYTES = 256
 """What a waiting frame takes up besides its bytes."""
@@ -43,7 +69,18 @@ class Taken(NamedTuple):
 class _Lane:
     """What waits of one connection."""
 
-    __slots__ = ("bad_frames", "frames", "has_dropped", "messages", "principal", "waiting_bytes")
+    __slots__ = (
+        "bad_frames",
+        "blame",
+        "blame_ns",
+        "frames",
+        "has_dropped",
+        "messages",
+        "principal",
+        "read",
+        "turn",
+        "waiting_bytes",
+    )
 
     def __init__(self) -> None:
         self.frames: deque[tuple[Principal, bytes, int]] = deque()
@@ -53,6 +90,10 @@ class _Lane:
         self.waiting_bytes = 0
         self.bad_frames = 0
         self.has_dropped = False
+        self.blame = self.blame_ns = 0
+        """How much is blamed on it, and when half of that was forgotten last."""
+        self.turn = self.read = 0
+        """How many frames have been read in that turn."""
 
 
 class Intake:
@@ -73,36 +114,68 @@ class Intake:
         self._on_bad_frame, self._on_overflow, self._clock_ns = on_bad_frame, on_overflow, clock_ns
         self._lanes: dict[bytes, _Lane] = {}
         self._waiting: dict[bytes, _Lane] = {}
+        self._turn = 0
+        self.is_flooded = False
+        """Whether in this turn some connection had more small frames than it should: a pause would make it wait."""
 
     @property
     def is_waiting(self) -> bool:
         """Whether there is something left for the next turn."""
         return bool(self._waiting)
 
-    def put(self, peer: bytes, principal: Principal, frames: list[bytes]) -> None:
-        """A message of ZeroMQ has come: ``frames`` are its first two at most."""
+    def put(self, peer: bytes, principal: Principal, frames: list[bytes]) -> bool:
+        """A message of ZeroMQ has come: ``frames`` are its first two at most. False once no more is to be read now.
+
+        ZeroMQ gives the frames of many connections in turn, so that no more of this one means enough of the others.
+        """
         lane = self._lanes.get(peer)
         if lane is None:
             lane = self._lanes[peer] = _Lane()
-        if lane.bad_frames >= BAD_FRAMES_MAX:
-            return
-        frame = frames[0] if frames else b""
-        size = len(frame) + _FRAME_COST_BYTES
-        if lane.waiting_bytes and lane.waiting_bytes + size > WAITING_BYTES_MAX:
-            if not lane.has_dropped:
+        if lane.turn != self._turn:
+            lane.turn, lane.read = self._turn, 0
+        lane.read += 1
+        if lane.bad_frames < BAD_FRAMES_MAX:
+            frame = frames[0] if frames else b""
+            size = len(frame) + _FRAME_COST_BYTES
+            is_blamed = lane.blame >= BLAME_MAX
+            if is_blamed and len(lane.frames) >= FRAMES_MAX:
+                self.is_flooded = True
+            elif not lane.waiting_bytes or lane.waiting_bytes + size <= WAITING_BYTES_MAX:
+                lane.waiting_bytes += size
+                lane.frames.append((principal, frame, len(frames)))
+                self._waiting[peer] = lane
+            elif not lane.has_dropped:
                 lane.has_dropped = True
                 self._on_overflow(peer)
-            return
-        lane.waiting_bytes += size
-        lane.frames.append((principal, frame, len(frames)))
-        self._waiting[peer] = lane
+            if size < LARGE_BYTES and (is_blamed or len(lane.frames) >= FRAMES_MAX):
+                self.is_flooded = True
+                return False
+        else:
+            self.is_flooded = True
+        if lane.read < FRAMES_MAX:
+            return True
+        self.is_flooded = self.is_flooded or lane.waiting_bytes < FRAMES_MAX * LARGE_BYTES
+        return False
+
+    def blame(self, peer: bytes, weight: int) -> None:
+        """What a connection said was of no use, as an honest peer's hardly ever is."""
+        lane = self._lanes.get(peer)
+        if lane is not None:
+            passed = (self._clock_ns() - lane.blame_ns) // BLAME_HALVED_NS
+            if passed:
+                lane.blame >>= min(passed, 64)
+                lane.blame_ns += passed * BLAME_HALVED_NS
+            lane.blame += weight
 
     def take(self) -> Iterator[Taken]:
         """The messages of this turn: of every connection in turn, as many as its slice allows."""
         clock_ns, waiting = self._clock_ns, self._waiting
-        for peer in list(waiting):
-            end_ns = clock_ns() + SLICE_NS
-            while (lane := waiting.get(peer)) is not None:
+        self._turn += 1
+        for peer, lane in list(waiting.items()):
+            is_slow = lane.blame >= BLAME_MAX
+            end_ns = clock_ns() + (SLICE_NS // SLOWNESS if is_slow else SLICE_NS)
+            self.is_flooded = self.is_flooded or is_slow
+            while waiting.get(peer) is lane:
                 if lane.messages:
                     assert lane.principal is not None
                     yield Taken(peer, lane.principal, lane.messages.popleft())

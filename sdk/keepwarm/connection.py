@@ -40,6 +40,9 @@ RESTART_PAUSE_NS = SECOND_NS // 2
 NEXT_ADDRESS_NS = 2 * SECOND_NS
 """How long one of several addresses is tried before the next."""
 
+LONE_ADDRESS_NS = 10 * SECOND_NS
+"""How long the only one is tried before another socket tries: ZeroMQ does not after a damaged handshake."""
+
 COMPLAINTS_MAX = 3
 AGENT_LOOK_NS = SECOND_NS
 """How often a client of the local cluster with unanswered calls sees whether its agent still runs."""
@@ -266,12 +269,12 @@ class Connection:
         if not self._is_connected and now_ns >= self._restart_at_ns:
             if self.address is None:
                 self._restart_local()
-            elif len(self._addresses) > 1:
+            elif len(self._addresses) > 1 or now_ns >= self._trouble_since_ns + LONE_ADDRESS_NS:
                 self._try_next(now_ns)
 
     def _try_next(self, now_ns: int) -> None:
-        """The cluster has other addresses: one of them may answer."""
-        self._restart_at_ns = now_ns + NEXT_ADDRESS_NS
+        """The cluster has other addresses: one of them may answer. Else the same is tried anew."""
+        self._restart_at_ns = now_ns + (NEXT_ADDRESS_NS if len(self._addresses) > 1 else LONE_ADDRESS_NS)
         if self._transport is not None:
             self._addresses = (*self._addresses[1:], self._addresses[0])
             self._transport.reconnect(self._addresses[0])

@@ -44,6 +44,9 @@ MEASURE_INTERVAL_NS = 900_000_000
 REOPEN_S = 15
 """How long after a refusal of its key an agent tries again."""
 
+UNCONNECTED_S = 10
+"""How long there may be no connection before another socket tries: longer than a handshake and two attempts take."""
+
 LOCAL_ALONE_NS = 30_000_000_000
 """How long the agent of a local cluster waits for a scheduler before it leaves; a client starts both together."""
 
@@ -104,7 +107,7 @@ class Daemon:
         uv = Uv(None, home.uv_cache)
         self._workshop = Workshop(store, uv, interpreters, platform, config.store_bytes, self._post)
         self._link = SchedulerLink(config.scheduler, key)
-        self._reopen_ns: int | None = None
+        self._reopen_ns: int | None = _in(UNCONNECTED_S)
         self._watch_link()
         self._perform: dict[type[Any], Callable[[Any], None]] = {
             effects.SendMessage: lambda effect: self._outbox.append(effect.message),
@@ -171,13 +174,17 @@ class Daemon:
         if change.was_made:
             _log.info("connected to the scheduler")
             self._emit(events.Connected())
+        if change.is_made:
+            self._reopen_ns = None
+        elif self._reopen_ns is None:
+            self._reopen_ns = _in(UNCONNECTED_S)
         if change.refusal:
             # What runs goes on: whoever runs the cluster may mend this, and outcomes are kept until then.
             _log.error("%s. Trying again in %d s; `keepwarm agent --join TOKEN` joins anew", change.refusal, REOPEN_S)
-            self._reopen_ns = time.monotonic_ns() + REOPEN_S * 1_000_000_000
+            self._reopen_ns = _in(REOPEN_S)
 
     def _reopen_link(self) -> None:
-        self._reopen_ns = None
+        self._reopen_ns = _in(UNCONNECTED_S)
         self._poller.remove(self._link.descriptor)
         self._poller.remove(self._link.monitor_descriptor)
         self._link.reopen()
@@ -273,6 +280,11 @@ class Daemon:
             stack.callback(self._workshop.close)
             stack.callback(self._host.close)
             self._send()
+
+
+def _in(seconds: int) -> int:
+    """The instant in so many seconds."""
+    return time.monotonic_ns() + seconds * 1_000_000_000
 
 
 def run(config: AgentConfig, incarnation: bytes) -> int:

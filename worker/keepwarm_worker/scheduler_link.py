@@ -39,6 +39,7 @@ NOT_THE_SERVER = (
 
 _EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -48,22 +49,25 @@ _log = logging.getLogger(__name__)
 
 
 class LinkChange(NamedTuple):
-    """What happened to the connection: it was made, or it cannot be made, for a reason in words."""
+    """What happened to the connection: it was made, or it cannot be made, for a reason in words; and if it is there."""
 
     was_made: bool
     refusal: str = ""
+    is_made: bool = False
 
 
 class SchedulerLink:
     """A DEALER that connects, and connects again, to the scheduler's ROUTER.
 
-    ZeroMQ does not try again with a key that was refused: ``reopen`` does.
+    ZeroMQ does not try again with a key that was refused, or after a handshake that was damaged on its way, which it
+    does not even tell: ``reopen`` does. So whoever is without a connection for longer than it takes should reopen.
     """
 
     def __init__(self, address: str, key: StoredKey | None = None) -> None:
         self._address, self._key = address, key
         self._context = zmq.Context(io_threads=1)
         self._handshakes_failed = 0
+        self._is_made = False
         self.dropped_frames = 0
         self._open()
 
@@ -112,17 +116,21 @@ class SchedulerLink:
             event = parse_monitor_message(self._monitor.recv_multipart())["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 was_made, refusal, self._handshakes_failed = True, "", 0
+                self._is_made = True
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._is_made = False
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 refusal = KEY_REFUSED
             else:
                 self._handshakes_failed += 1
                 if self._handshakes_failed >= HANDSHAKES_FAILED_MAX:
                     self._handshakes_failed, refusal = 0, NOT_THE_SERVER
-        return LinkChange(was_made, refusal)
+        return LinkChange(was_made, refusal, self._is_made)
 
     def reopen(self) -> None:
         """Begin anew with another socket. Both descriptors are other ones then."""
         self._close_socket(0)
+        self._is_made = False
         self._open()
 
     def has_input(self) -> bool:

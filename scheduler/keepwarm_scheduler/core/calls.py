@@ -83,10 +83,11 @@ def retry_due(cluster: Cluster, call: Call) -> None:
 # ---------------------------------------------------------------- what agents say of attempts
 
 
-def attempt_started(_: Cluster, node: Node, message: AttemptStarted) -> None:
+def attempt_started(cluster: Cluster, node: Node, message: AttemptStarted) -> None:
     """The runner runs it: from here on the call is to blame for what happens to the process."""
     attempt = node.attempts.get(message.attempt)
     if attempt is None:
+        cluster.astonished(node)
         return
     attempt.is_running = True
     if attempt.call is not None and attempt.call.state is CallState.DISPATCHED:
@@ -97,6 +98,7 @@ def attempt_refused(cluster: Cluster, node: Node, message: AttemptRefused) -> No
     """The instance was gone or busy: the call lost a race and is placed again."""
     attempt = node.attempts.get(message.attempt)
     if attempt is None:
+        cluster.astonished(node)
         return
     # Out of use before it could be given another call: what it does instead, the next beat tells.
     if message.reason == "gone":
@@ -210,6 +212,7 @@ def _after_use(cluster: Cluster, instance: Instance, attempt: Attempt) -> None:
 
 def _stale_outcome(cluster: Cluster, node: Node, message: AttemptDone) -> None:
     """Not a current attempt of this node: an old one, or one of an earlier scheduler whose client is to come back."""
+    cluster.astonished(node)
     key = (message.session_id, message.call_number)
     session = cluster.sessions.get(message.session_id)
     if message.status == Status.CANCELLED:

@@ -83,6 +83,8 @@ class Cluster:
         """Detached calls."""
         self.capacity_version = 0
         """Grows whenever a node could take an instance that it could not take before."""
+        self.oversteps: dict[bytes, int] = {}
+        """How much connections have said that was of no use, or beyond their credit, since somebody asked."""
         self.had_client = False
         self.is_stopping = False
         self._last_attempt = 0
@@ -148,6 +150,14 @@ class Cluster:
             if not self.held_of[name]:
                 del self.held_of[name]
         return held
+
+    def astonished(self, node: Node) -> None:
+        """A node spoke of something that it has not, which happens: now and then."""
+        self.overstepped(node.peer)
+
+    def overstepped(self, peer: bytes, weight: int = 1) -> None:
+        """A connection said what honest ones do not, or seldom."""
+        self.oversteps[peer] = self.oversteps.get(peer, 0) + weight
 
     def settle(self, node: Node, attempt: int) -> None:
         """Tell a node, at the end of the turn, that an attempt's outcome is final."""

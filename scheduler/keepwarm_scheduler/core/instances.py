@@ -46,6 +46,7 @@ def instance_ready(cluster: Cluster, node: Node, message: InstanceReady) -> None
     """A process waits for calls. Its lease begins, with the keep_alive it was started for."""
     instance = node.instances.get(message.instance_id)
     if instance is None or instance.state is not InstanceState.STARTING:
+        cluster.astonished(node)
         return
     pool = instance.pool
     instance.process_id, instance.was_built = message.process_id, message.was_built
@@ -75,6 +76,7 @@ def instance_progress(cluster: Cluster, node: Node, message: InstanceProgress) -
     """Tell the sessions whose calls wait in this pool, each once."""
     instance = node.instances.get(message.instance_id)
     if instance is None:
+        cluster.astonished(node)
         return
     instance.phase = message.phase
     elapsed_us = (cluster.now_ns - instance.wanted_ns) // 1_000
@@ -90,6 +92,7 @@ def instance_busy(cluster: Cluster, node: Node, message: InstanceBusy) -> None:
     """The node refused a stop: it knows of a later call. Its next beat tells of which, and until when it lives."""
     instance = node.instances.get(message.instance_id)
     if instance is None or instance.state is not InstanceState.STOPPING or message.sequence < instance.sequence:
+        cluster.astonished(node)
         return  # gone, not being stopped, or an answer to an earlier stop that was overtaken
     instance.sequence = message.sequence
     change(instance, INSTANCE, InstanceState.IDLE)
@@ -102,6 +105,7 @@ def instance_ended(cluster: Cluster, node: Node, message: InstanceEnded) -> None
     """A process is gone, whatever the cause."""
     instance = node.instances.get(message.instance_id)
     if instance is None:
+        cluster.astonished(node)
         return
     never_ready = instance.ready_ns == 0
     pool = instance.pool

@@ -171,6 +171,11 @@ class SchedulerCore:
         """Whether the arguments of a detached call are needed: not when it is known already."""
         return detached.wants(self.cluster, principal.namespace, message)
 
+    def oversteps(self) -> dict[bytes, int]:
+        """Connections that have said what honest ones do not, or seldom, each with how much that is to be blamed."""
+        oversteps, self.cluster.oversteps = self.cluster.oversteps, {}
+        return oversteps
+
     def next_deadline(self) -> int | None:
         """When a ``Tick`` is due, on the clock that ``handle`` is given; None when nothing is timed."""
         deadlines = (self.cluster.leases.next_deadline(), self.cluster.timers.next_deadline())

@@ -28,6 +28,8 @@ def output(cluster: Cluster, node: Node, message: AttemptOutput) -> None:
         call = attempt.call
         piece = Output(call.number, node.name, message.stream, message.data, message.dropped_bytes)
         cluster.send(call.session, piece)
+    elif attempt is None:
+        cluster.astonished(node)
 
 
 def need_function(cluster: Cluster, node: Node, message: NeedFunction) -> None:

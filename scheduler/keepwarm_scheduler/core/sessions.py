@@ -46,6 +46,8 @@ _MISSING_NAMED_MAX = 10_000
 _ANSWERS_PER_INTERVAL_MAX = 8
 """So many beats of a session are answered in the time of one."""
 
+_OVER_CREDIT_BLAME = 10
+
 _GAPS_MAX = 100_000
 """Runs of call numbers that are remembered. A client counts up: one with so many gaps makes its numbers up."""
 
@@ -203,6 +205,7 @@ def submit_call(cluster: Cluster, session: Session, message: Submit) -> None:
     function = session.functions.get(message.function_number)
     is_over = len(session.calls) >= 2 * cluster.config.credit_calls or session.seen.gaps >= _GAPS_MAX
     if function is None or is_over:
+        cluster.overstepped(session.peer, _OVER_CREDIT_BLAME if is_over else 1)
         return  # not seen: the reply to the next beat names it, and the client repairs the cause first
     if not session.seen.add(message.call_number):
         call = session.calls.get(message.call_number)
@@ -242,7 +245,9 @@ def received(cluster: Cluster, session: Session, message: Received) -> None:
         call = session.calls.get(number)
         if call is not None:
             forget(cluster, call)
-        elif session.seen.gaps < _GAPS_MAX:
+        elif session.seen.gaps >= _GAPS_MAX:
+            cluster.overstepped(session.peer)
+        else:
             session.seen.add(number)  # answered under an earlier scheduler: not missing, and never to be run again
 
 
@@ -256,6 +261,7 @@ def beat(cluster: Cluster, session: Session, message: ClientBeat) -> None:
         session.answers, session.answers_since_ns = 0, cluster.now_ns
     session.answers += 1
     if session.answers > _ANSWERS_PER_INTERVAL_MAX:
+        cluster.overstepped(session.peer, _OVER_CREDIT_BLAME)
         return
     missing = session.seen.missing(min(message.submitted_up_to, 1 << 62), _MISSING_NAMED_MAX)
     cluster.send(session, ClientBeatReply(message.beat_number, tuple(missing), cluster.next_beat_us()))

@@ -100,6 +100,7 @@ class Replay:
         # Nothing is ever silent or lost here, so nobody has to say that he lives; and one client makes all calls.
         config = CoreConfig(
             node_lost_ns=_NEVER_NS,
+            suspect_beats=_NEVER_NS // CoreConfig().beat_interval_ns,  # these nodes have nothing to tell
             session_lost_ns=_NEVER_NS,
             patience_ns=patience_ns,
             functions_per_session_max=len(trace.functions) + 1,

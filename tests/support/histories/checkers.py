@@ -24,6 +24,7 @@ RERUN_FAULTS = frozenset(
         "deafen agent",
         "cut off agent",
         "link down",
+        "reset connections",
         "pause agent",
         "freeze host",
         "kill process",
@@ -31,7 +32,11 @@ RERUN_FAULTS = frozenset(
         "disk full",
     }
 )
-"""Faults of a node after which what it ran may be run again. One of the scheduler or of a client is none of them."""
+"""Faults of a node after which what it ran may be run again. One of the scheduler or of a client is none of them.
+
+A reset is among them because it looks as the end of the agent does: who is not back within a second has ended, for all
+that the scheduler can know. A test whose agent was back sooner has to ask for more.
+"""
 
 LINGER_NS = 10 * SECOND
 """So long after it has healed a fault may still be felt: connections are made anew, silence is noticed."""

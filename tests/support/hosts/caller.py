@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from keepwarm import ClusterUnreachable, Resources, Retry, isolated
+from keepwarm import ClusterUnreachable, DetachedCall, Resources, Retry, attach, isolated
 from support.histories.executing import execute
 from support.histories.recorder import SUFFIX, ClientRecorder
 
@@ -29,6 +29,9 @@ ENOUGH = "enough"
 GATE = "gate"
 """How many calls each program may have asked for by now, if its plan minds that."""
 
+SPAWNED = "spawned"
+"""The detached calls that were accepted: a name and an id per line."""
+
 LOST_NODE = 100
 """A storm hits some calls more often than the default allows for."""
 
@@ -41,8 +44,8 @@ class Plan(NamedTuple):
     """What a program asks for.
 
     ``calls``: how many, or until there are enough; ``in_flight``: how many at once; ``work_s``: how long each takes,
-    but one in ``long_every`` takes ``long_s``; ``minds_gate``: whether it goes no further than the gate says; ``cpu``: what
-    a call needs; ``crash``: how often one runs again whose process was killed.
+    but one in ``long_every`` takes ``long_s``; ``minds_gate``: whether it goes no further than the gate says; ``cpu``:
+    what a call needs; ``crash``: how often one runs again whose process was killed.
     """
 
     calls: int | None = None
@@ -79,6 +82,26 @@ class Caller:
         future: Future[str] = function.submit(self._file, call, work)
         future.add_done_callback(lambda done: self._note(call, done))
         return future
+
+    def spawn(self, work_s: float = 0.0) -> "DetachedCall[str]":
+        """Make a detached call; anybody may ``collect`` its outcome. One that is refused was never submitted."""
+        self._asked += 1
+        call = f"{self.name}.{self._asked}"
+        handle: DetachedCall[str] = self._function.spawn(
+            self._file, call, functools.partial(time.sleep, work_s) if work_s else None
+        )
+        self.recorder.submit(call)
+        self.recorder.accepted(call)
+        with (self.folder / SPAWNED).open("a") as file:
+            file.write(f"{call} {handle.id}\n")
+        return handle
+
+    def collect(self, limit_s: float) -> None:
+        """Wait for the outcomes of all calls that anybody has spawned."""
+        deadline_s = time.monotonic() + limit_s
+        for line in (self.folder / SPAWNED).read_text().splitlines():
+            call, handle = line.split()
+            self.recorder.returned(call, attach(handle).result(deadline_s - time.monotonic()))
 
     def _note(self, call: str, done: "Future[str]") -> None:
         error = done.exception()

@@ -27,7 +27,7 @@ from support.hosts.program import Program
 from support.simulation.history import History
 from support.waiting import until
 
-__all__ = ["PORT", "HostCluster", "host_cluster", "says"]
+__all__ = ["PORT", "WELCOMED", "HostCluster", "host_cluster", "says"]
 
 PORT = 7437
 WELCOMED = "welcomed by the scheduler"

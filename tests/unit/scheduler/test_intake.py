@@ -1,7 +1,16 @@
 """Slices of turns, bounds on what waits, and frames that cannot be read."""
 
 from keepwarm_scheduler.core.events import LOCAL, Principal
-from keepwarm_scheduler.intake import BAD_FRAMES_MAX, SLICE_NS, WAITING_BYTES_MAX, Intake
+from keepwarm_scheduler.intake import (
+    BAD_FRAMES_MAX,
+    BLAME_HALVED_NS,
+    BLAME_MAX,
+    FRAMES_MAX,
+    SLICE_NS,
+    SLOWNESS,
+    WAITING_BYTES_MAX,
+    Intake,
+)
 from keepwarm_wire.codec import ProtocolError, encode_frame
 from keepwarm_wire.messages import Cancel, PayloadChunk
 
@@ -144,3 +153,59 @@ def test_what_waits_of_a_connection_that_is_gone_is_not_handled() -> None:
         rig.intake.forget(A)
     assert handled == [(A, 1), (B, 1)]
     assert not rig.intake.is_waiting
+
+
+# ---------------------------------------------------------------- floods
+
+
+def test_no_more_than_a_few_small_frames_of_a_connection_are_read_in_a_turn() -> None:
+    rig = Rig()
+    frame = [encode_frame([Cancel(1)])]
+    answers = [rig.intake.put(A, LOCAL, frame) for _ in range(FRAMES_MAX)]
+    assert answers == [True] * (FRAMES_MAX - 1) + [False]
+    assert rig.intake.is_flooded
+    assert rig.intake.put(B, LOCAL, frame)
+    assert len(rig.turn()) == FRAMES_MAX + 1
+    assert rig.intake.put(A, LOCAL, frame)
+
+
+def test_large_frames_are_read_even_while_others_wait_but_few_in_a_turn() -> None:
+    rig = Rig(cost_ns=SLICE_NS)
+    large = [encode_frame([PayloadChunk(b"p" * 16, 0, bytes(1 << 20))])]
+    for _ in range(3):
+        answers = [rig.intake.put(A, LOCAL, large) for _ in range(FRAMES_MAX)]
+        assert answers == [True] * (FRAMES_MAX - 1) + [False]
+        for _ in rig.intake.take():
+            rig.now_ns += SLICE_NS
+    assert rig.intake.is_waiting
+    assert not rig.intake.is_flooded
+
+
+def test_who_is_to_blame_is_served_slowly_until_most_of_that_is_forgotten() -> None:
+    rig = Rig(cost_ns=SLICE_NS // SLOWNESS)
+    rig.put(A, *range(1, 40))
+    assert len(rig.turn()) == SLOWNESS
+    rig.intake.blame(A, BLAME_MAX)
+    assert len(rig.turn()) == 1
+    assert rig.intake.is_flooded
+    rig.now_ns += 2 * BLAME_HALVED_NS
+    rig.intake.blame(A, 1)
+    assert len(rig.turn()) == 18
+
+
+def test_blame_of_a_connection_that_is_unknown_is_nobodys() -> None:
+    rig = Rig()
+    rig.intake.blame(A, BLAME_MAX)
+    rig.put(A, 1)
+    assert rig.turn() == [(A, 1)]
+    assert not rig.intake.is_flooded
+
+
+def test_who_is_not_read_any_more_floods_with_every_frame() -> None:
+    rig = Rig()
+    for _ in range(BAD_FRAMES_MAX):
+        rig.intake.put(A, LOCAL, [b"\xc1"])
+    rig.turn()
+    assert not rig.intake.is_flooded
+    rig.put(A, 1)
+    assert rig.intake.is_flooded

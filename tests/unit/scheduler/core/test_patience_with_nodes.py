@@ -4,13 +4,15 @@ from typing import Any
 
 import pytest
 
+from keepwarm_scheduler.core.events import PeerLost
 from keepwarm_scheduler.core.transitions import NodeState
 from keepwarm_wire import messages as wire
 from support.scheduler_driver import Driver, warm
 
 
 def say_hello_unheard(driver: Driver, agent: Any) -> None:
-    """The agent says hello again, and what it is answered is lost."""
+    """The agent says hello again, and whatever it is sent from now on is lost."""
+    del driver.agents[agent.peer]
     agent.hello()
     driver.transmit(agent.peer, agent.outbox.pop())
 
@@ -51,6 +53,7 @@ def test_an_agent_that_does_not_hear_us_is_given_nothing_until_it_reports() -> N
     say_hello_unheard(driver, agent)
     client.submit()
     assert len(driver.of(wire.Dispatch)) == 1
+    driver.agents[agent.peer] = agent
     agent.beats()
     assert len(driver.of(wire.Dispatch)) == 2
 
@@ -61,7 +64,7 @@ def test_an_agent_that_does_not_hear_us_and_disconnects_may_still_live() -> None
     client, agent = warm(driver, keep_alive=60)
     client.submit()
     say_hello_unheard(driver, agent)
-    agent.disconnect()
+    driver.feed(PeerLost(agent.peer))
     driver.advance(25, beats=False)
     assert driver.node().state is NodeState.SUSPECT
     driver.advance(6, beats=False)
