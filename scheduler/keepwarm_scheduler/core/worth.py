@@ -2,7 +2,7 @@
 
 Greedy-Dual (Cao and Irani 1997; FaasCache, ASPLOS 2021) with corrections that make it fair:
 
-    score = clock + worth x cost / size ** 4/3
+    score = clock + worth x cost / size ** 1.25
     worth = (min(uses, USES_MAX) + FAIRNESS x cold share) x (HOPELESS where it would be lost anyway, else 1)
 
 ``uses`` counts a pool's calls since its last process was evicted, ``cost`` is what a start takes, ``size`` the memory
@@ -30,13 +30,13 @@ from typing import Final
 __all__ = ["FAIRNESS_MILLI", "HOPELESS_PERMILLE", "HOPELESS_SHORTFALL_PERCENT", "USES_MAX", "PoolWorth", "victim_score"]
 
 USES_MAX: Final = 8
-FAIRNESS_MILLI: Final = 8_500
+FAIRNESS_MILLI: Final = 9_500
 """What a pool whose every call is cold gains, in thousandths of a use."""
-HOPELESS_SHORTFALL_PERCENT: Final = 34
+HOPELESS_SHORTFALL_PERCENT: Final = 40
 """Lacking more than this part of its own worth, a pool would be evicted again before its next call."""
-HOPELESS_PERMILLE: Final = 145
+HOPELESS_PERMILLE: Final = 130
 """What is left of its worth then. Not nothing: a pool that changes its ways has to be able to show it."""
-_SIZE_EXPONENT: Final = 4 / 3
+_SIZE_EXPONENT: Final = 1.25
 _MILLI: Final = 1_000
 _MEBIBYTE: Final = 1 << 20
 _SIZES_REMEMBERED: Final = 4_096
@@ -46,7 +46,7 @@ def victim_score(clock: int, worth_milli: int, cost_ns: int, size_bytes: int) ->
     """What an idle process is worth that was used when the clock stood at ``clock``. The lowest goes first.
 
     >>> victim_score(10, 4_000, cost_ns=500, size_bytes=64 << 20)
-    7822
+    11059
     """
     return clock + worth_milli * cost_ns // _burden(size_bytes)
 
@@ -64,7 +64,7 @@ class PoolWorth:
     >>> pool.started(0, cost_ns=500, size_bytes=100 << 20)
     >>> pool.called(0, cost_ns=500, size_bytes=100 << 20)
     >>> pool.worth_milli
-    9500
+    10500
     """
 
     __slots__ = ("_evicted_score", "_used_clock", "calls", "shortfall_milli", "starts", "uses")

@@ -74,7 +74,7 @@ def test_what_would_have_been_lost_anyway_gives_way() -> None:
     assert far_off.worth_milli == just_missed.worth_milli * HOPELESS_PERMILLE // 1_000 > 0
 
 
-@pytest.mark.parametrize(("cost_ns", "mebibytes", "lacking"), [(1, 1, 8_000), (1, 8, 128_000), (4, 1, 2_000)])
+@pytest.mark.parametrize(("cost_ns", "mebibytes", "lacking"), [(1, 1, 8_000), (1, 16, 256_000), (4, 1, 2_000)])
 def test_the_shortfall_is_in_worth_not_in_score(cost_ns: int, mebibytes: int, lacking: int) -> None:
     """The same lack of score is a greater lack of worth for a large process, a smaller one for a costly start."""
     pool = pool_of(1)
