@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from keepwarm_scheduler.backups import BackupError
 from keepwarm_scheduler.binding import BindError, bind, new_socket, require_private_directory, socket_path
@@ -37,6 +36,7 @@ from keepwarm_scheduler.core.effects import (
 )
 from keepwarm_scheduler.core.events import LOCAL, PeerLost, PeerMessage, Principal, Tick
 from keepwarm_scheduler.core.machine import SchedulerCore
+from keepwarm_scheduler.departures import PROBE_DELAYS_S, Departures
 from keepwarm_scheduler.intake import Intake
 from keepwarm_scheduler.journal import Journal, JournalError, JournalFullError
 from keepwarm_scheduler.payload_store import EVERYBODY, PayloadStore
@@ -68,9 +68,6 @@ __all__ = ["BindError", "Daemon"]
 
 _FRAMES_PER_TURN = 256
 _POLL_MAX_MS = 60_000
-_PROBE_DELAYS_S = (0.02, 0.2, 1.0)
-"""When peers are looked for again after a connection broke."""
-
 _PAUSE_S = 0.0003
 _REFUSED_BLAME = 10
 
@@ -119,9 +116,9 @@ class Daemon:
         if config.keys is not None:
             self._doorkeeper = Doorkeeper(self._context, config.keys, opened, self._save)
         self._socket = self._bind(config.binds)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._departures = Departures(self._socket)
         self._poller = zmq.Poller()
-        for source in (self._socket, self._monitor, self._wake_read):
+        for source in (self._socket, self._departures.monitor, self._wake_read):
             self._poller.register(source, zmq.POLLIN)
         if self._doorkeeper is not None:
             self._poller.register(self._doorkeeper.gate, zmq.POLLIN)
@@ -134,8 +131,6 @@ class Daemon:
         self._is_running = True
         self._is_leaving = False
         """Ended by a signal, without a word to anybody."""
-        self._probes_s: list[float] = []
-        """When to look again for peers that are gone."""
         self._perform(self._core.handle(time.monotonic_ns(), opened.restored))
         log.info("epoch %d, %d locks restored, serving %s", opened.epoch, len(opened.restored.locks), config.binds)
 
@@ -183,11 +178,11 @@ class Daemon:
             self._doorkeeper.serve_gate()
         if self._socket in ready or self._intake.is_waiting:
             self._receive()
-        if self._monitor in ready:
-            self._on_monitor()
-        elif self._probes_s and time.monotonic() >= self._probes_s[0]:
-            self._probes_s.pop(0)
-            self._lose(self._gone_peers())
+        if self._departures.monitor in ready:
+            self._departures.on_event()
+        gone = self._departures.due(self._peers)
+        if gone:
+            self._lose(gone)
         self._perform(self._core.handle(time.monotonic_ns(), Tick()))
         self._payloads.expire(time.monotonic_ns())
         if self._payloads.is_sending:
@@ -199,8 +194,8 @@ class Daemon:
         if self._payloads.is_sending or self._intake.is_waiting:
             return 0
         deadline_ns = self._core.next_deadline()
-        if self._probes_s:
-            probe_ns = int(self._probes_s[0] * 1e9)
+        probe_ns = self._departures.next_ns
+        if probe_ns is not None:
             deadline_ns = probe_ns if deadline_ns is None else min(deadline_ns, probe_ns)
         if deadline_ns is None:
             return _POLL_MAX_MS
@@ -344,6 +339,8 @@ class Daemon:
             answer = payloads.wanted(peer, PayloadCredit(payload.payload_id, 0, 0))
         if answer is not None:
             self._queue(peer, answer)
+            if type(answer) is PayloadRefused:
+                self._intake.blame(peer, _REFUSED_BLAME)
         return True
 
     # ------------------------------------------------------------ effects
@@ -435,26 +432,6 @@ class Daemon:
                 self._perform(self._core.handle(time.monotonic_ns(), PeerLost(peer)))
         self._send()
 
-    def _on_monitor(self) -> None:
-        """Some connection broke; libzmq does not say whose, and may say it before it has taken the peer away."""
-        now_s = time.monotonic()
-        self._probes_s = [now_s + delay_s for delay_s in _PROBE_DELAYS_S]
-        self._lose(self._gone_peers())
-
-    def _gone_peers(self) -> list[bytes]:
-        """Who is not there any more: an empty frame to such a peer fails at once."""
-        while self._monitor.poll(0):
-            parse_monitor_message(self._monitor.recv_multipart())
-        gone = []
-        for peer in self._peers:
-            try:
-                self._socket.send_multipart((peer, _NOTHING), zmq.NOBLOCK)
-            except zmq.Again:
-                continue
-            except zmq.ZMQError:
-                gone.append(peer)
-        return gone
-
     def _on_signal(self, number: int, _: object) -> None:
         # Only a note: a signal may come in the middle of a turn. The wake-up socket ends the wait.
         self._signal = number
@@ -475,8 +452,7 @@ class Daemon:
         if not self._is_running:
             self._await_departures()
         self._socket.setsockopt(zmq.LINGER, 500)
-        self._socket.disable_monitor()
-        self._monitor.close()
+        self._departures.close()
         self._socket.close()
         if self._doorkeeper is not None:
             self._doorkeeper.close()
@@ -489,17 +465,16 @@ class Daemon:
         """Let the others close first, for a moment. What a peer has not read when this side closes, it never reads."""
         end_s = time.monotonic() + _DEPARTURE_S
         while self._peers and (left_s := end_s - time.monotonic()) > 0:
-            ready = dict(self._poller.poll(int(min(left_s, _PROBE_DELAYS_S[0]) * 1000) + 1))
+            ready = dict(self._poller.poll(int(min(left_s, PROBE_DELAYS_S[0]) * 1000) + 1))
             if self._wake_read in ready:
                 self._wake_read.recv(4096)
             if self._socket in ready:
                 self._socket.recv_multipart(zmq.NOBLOCK)
-            for peer in self._gone_peers():
+            for peer in self._departures.gone(self._peers):
                 del self._peers[peer]
 
 
 _MESSAGES = frozenset({Send, SendStored, SendOutcome})
-_NOTHING = encode_frames([])[0]
 
 
 def _owner(principal: Principal) -> str:

@@ -47,7 +47,9 @@ BLAME_HALVED_NS = 1_000_000_000
 """In so long, half of the blame is forgotten."""
 
 SLOWNESS = 20
-"""Who is to blame has slices so many times as short."""
+"""Who is to blame waits after each slice so many times as long as it took: one long message cannot help it."""
+
+REST_MAX_NS = 1_000_000_000
 
 FRAMES_MAX = 16
 """Of one connection in one turn; and so many of them may wait, unless they are large."""
@@ -78,6 +80,7 @@ class _Lane:
         "messages",
         "principal",
         "read",
+        "rests_until_ns",
         "turn",
         "waiting_bytes",
     )
@@ -90,6 +93,7 @@ class _Lane:
         self.waiting_bytes = 0
         self.bad_frames = 0
         self.has_dropped = False
+        self.rests_until_ns = 0
         self.blame = self.blame_ns = 0
         """How much is blamed on it, and when half of that was forgotten last."""
         self.turn = self.read = 0
@@ -172,9 +176,12 @@ class Intake:
         clock_ns, waiting = self._clock_ns, self._waiting
         self._turn += 1
         for peer, lane in list(waiting.items()):
-            is_slow = lane.blame >= BLAME_MAX
-            end_ns = clock_ns() + (SLICE_NS // SLOWNESS if is_slow else SLICE_NS)
-            self.is_flooded = self.is_flooded or is_slow
+            began_ns = clock_ns()
+            if lane.blame >= BLAME_MAX:
+                self.is_flooded = True
+                if began_ns < lane.rests_until_ns:
+                    continue
+            end_ns = began_ns + SLICE_NS
             while waiting.get(peer) is lane:
                 if lane.messages:
                     assert lane.principal is not None
@@ -189,6 +196,8 @@ class Intake:
                     if waiting.pop(peer, None) is lane and (lane.messages or lane.frames):
                         waiting[peer] = lane
                     break
+            ended_ns = clock_ns()
+            lane.rests_until_ns = ended_ns + min(REST_MAX_NS, SLOWNESS * (ended_ns - began_ns))
 
     def _decode(self, peer: bytes, lane: _Lane) -> None:
         lane.principal, frame, count = lane.frames.popleft()

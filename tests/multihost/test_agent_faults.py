@@ -93,7 +93,7 @@ def test_an_agent_that_stands_still_for_a_moment_loses_nothing(measured: Measure
         cluster.end_calling()
         story = cluster.check()
         assert story.reruns() == []
-        told_s = max(story.ended[run.call] - back_ns for run in hit) / SECOND
+        told_s = max(0.0, max(story.ended[run.call] - back_ns for run in hit) / SECOND)
         said = "nothing runs again, what its processes have finished is told once it goes on"
         measured(Recovery(KIND, f"agent stands still for {PAUSE_S:.0f} s", said, told_s, 1.0))
 

@@ -20,6 +20,10 @@ DELAY_S = 0.05
 BEATS_S = 3 * 2.0
 RECONNECT_S = 3.0
 RESET_S = 0.2
+GREETING_S = 0.5
+UNCONNECTED_S = 10.0
+"""So long there may be no connection before another socket tries."""
+
 GRACE_S = 1.0
 """A node whose connection broke has this long to come back."""
 
@@ -60,7 +64,7 @@ def test_lost_packets_only_make_it_slower(measured: Measured) -> None:
             cluster.struck("lose packets", agent, lambda: lose_packets(agent, center, LOSS)) as struck_ns,
             cluster.struck("lose packets", center, lambda: lose_packets(center, agent, LOSS)),
         ):
-            time.sleep(4.0)
+            time.sleep(3.0)
             cluster.end_calling()
         story = cluster.check()
         assert story.reruns() == []
@@ -123,6 +127,26 @@ def test_corruption_on_the_wire_is_noticed_and_never_delivered(measured: Measure
                 KIND, f"bit flipped on the way {towards} the scheduler", said, (end_ns - struck_ns) / SECOND, STALLED_S
             )
         )
+
+
+def test_a_damaged_handshake_is_no_end(measured: Measured) -> None:
+    """ZeroMQ never tries again after a greeting that makes no sense, and does not tell: node and client have to."""
+    with host_cluster(agents=1, late="agent0") as cluster, linked(cluster) as (near, far):
+        cluster.call(Plan(in_flight=2, work_s=0.05), at=f"127.0.0.1:{far.port}")
+        cluster.until_running(1)
+        connections = near.connections, far.connections
+        with cluster.struck("partition agent", cluster.agent_hosts[0]):
+            with near.damage_greetings(), far.damage_greetings():
+                for link in (near, far):
+                    link.cut().undo()
+                until(lambda: near.connections > connections[0] and far.connections > connections[1])
+                time.sleep(GREETING_S)
+            back_ns = time.time_ns()
+            end_ns = cluster.require(lambda _: cluster.story().first_end_after(back_ns))
+        cluster.end_calling()
+        cluster.check()
+        said = "another connection is tried; the next answer"
+        measured(Recovery(KIND, "handshakes damaged", said, (end_ns - back_ns) / SECOND, UNCONNECTED_S + RECONNECT_S))
 
 
 def test_a_half_open_connection_is_noticed_by_missing_beats(measured: Measured) -> None:

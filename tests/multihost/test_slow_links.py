@@ -131,6 +131,13 @@ def test_a_cut_resets_old_and_new_connections(connection: socket.socket, pair: H
     assert connect_and_echo(pair["a"], link) == b"hello"
 
 
+def test_greetings_are_damaged_for_who_connects_only(pair: Hosts, link: SlowLink) -> None:
+    """The first byte that arrives, on each new connection."""
+    with link.damage_greetings():
+        assert connect_and_echo(pair["a"], link) == bytes([b"h"[0] ^ 0x55]) + b"ello"
+    assert connect_and_echo(pair["a"], link) == b"hello"
+
+
 def test_the_end_of_one_side_reaches_the_other(connection: socket.socket) -> None:
     """Half a close is passed on, and what was sent before it arrives."""
     connection.sendall(b"last")

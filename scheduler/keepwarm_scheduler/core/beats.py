@@ -28,6 +28,10 @@ from keepwarm_wire.messages import InstanceState as ReportedInstance
 
 __all__ = ["on_beat"]
 
+_BEATS_PER_INTERVAL_MAX = 20
+_BEAT_BLAME = 100
+"""For a beat that comes much too soon: each costs as much as many messages."""
+
 _INSTANCES_PER_NODE_MAX = 10_000
 """Beyond so many, an agent's word for more of them is not taken: it would cost this process memory without end."""
 
@@ -36,6 +40,9 @@ def on_beat(cluster: Cluster, node: Node, beat: AgentBeat) -> None:
     """Full state from an agent: repair whatever differs."""
     if beat.beat_number <= node.last_beat:
         return
+    if cluster.now_ns - node.beat_ns < cluster.config.beat_interval_ns // _BEATS_PER_INTERVAL_MAX:
+        cluster.overstepped(node.peer, _BEAT_BLAME)
+    node.beat_ns = cluster.now_ns
     was_first, node.has_reported = not node.has_reported, True
     node.last_beat, node.as_of = beat.beat_number, beat.as_of
     node.load = (beat.load.cpu_permille, beat.load.memory_free_bytes, beat.load.disk_free_bytes)

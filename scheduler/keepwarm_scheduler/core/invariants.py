@@ -317,7 +317,17 @@ def _check_recovery(cluster: Cluster) -> None:
 
 
 def _check_locks(cluster: Cluster) -> None:
+    users = Counter(
+        id(function.environment)
+        for session in cluster.sessions.values()
+        if not session.is_keeper
+        for function in session.functions.values()
+    )
     for key, environment in cluster.environments.items():
+        assert environment.users == users.pop(id(environment), 0), f"environment {key}: {environment.users} users"
+        assert not environment.family or environment in cluster.families[environment.family], (
+            f"environment {key}: family"
+        )
         assert key == (environment.namespace, environment.spec_key), f"environment {key} is another"
         assert (environment.locking_node is not None) == (key in cluster.locking), f"environment {key}: locking and not"
         if environment.lock is not None:
@@ -326,3 +336,6 @@ def _check_locks(cluster: Cluster) -> None:
         if environment.locking_node is not None:
             node = environment.locking_node
             assert cluster.nodes.get(node.name) is node, f"environment {key} is being locked by a node that is gone"
+    assert not users, "an environment is forgotten that a function is declared with"
+    listed = sum(map(len, cluster.families.values()))
+    assert listed <= len(cluster.environments), f"{listed} environments in families, of {len(cluster.environments)}"

@@ -1,5 +1,7 @@
 """Clients: their sessions, the functions they declare, the calls they submit, and what they acknowledge."""
 
+import hashlib
+
 from keepwarm_scheduler.core.at_most_once import forget_doubt, is_in_doubt
 from keepwarm_scheduler.core.calls import abandon, cancel, submit
 from keepwarm_scheduler.core.cluster import Cluster
@@ -152,6 +154,7 @@ def end(cluster: Cluster, session: Session) -> None:
         if function.pool is not None:
             function.pool.leave(session, function.name)
             cluster.forget_unused(function.pool)
+    _forget_environments(cluster, session)
     cluster.cancel_timer("session", session.session_id)
     cluster.sessions.pop(session.session_id, None)
     if not session.is_keeper:
@@ -159,6 +162,24 @@ def end(cluster: Cluster, session: Session) -> None:
         cluster.sessions_of[key] -= 1
         if not cluster.sessions_of[key]:
             del cluster.sessions_of[key]
+
+
+def _forget_environments(cluster: Cluster, session: Session) -> None:
+    """What nobody declares any more and no node has made a lock of is nothing to remember."""
+    kept = {id(kept.function.environment) for kept in cluster.book.functions.values()}
+    families: dict[tuple[str, ...], None] = {}
+    for function in session.functions.values():
+        environment = function.environment
+        environment.users -= 1
+        is_unused = not environment.users and environment.lock is None and environment.locking_node is None
+        if is_unused and id(environment) not in kept:
+            del cluster.environments[(environment.namespace, environment.spec_key)]
+            families[environment.family] = None
+    for family in families:
+        left = [one for one in cluster.families[family] if (one.namespace, one.spec_key) in cluster.environments]
+        cluster.families[family] = left
+        if not left:
+            del cluster.families[family]
 
 
 # ---------------------------------------------------------------- what clients send
@@ -182,7 +203,10 @@ def declare(cluster: Cluster, session: Session, message: DeclareFunction) -> Non
         cluster.send(session, Refused("bad_spec", str(error)[:8000]))
         return
     environment = environment_of(cluster, session.principal.namespace, message.spec, spec)
-    session.functions[message.function_number] = Function(message, environment)
+    environment.users += 1
+    # Nodes know a function's bytes by its version, which its client has made up: nobody's is another namespace's.
+    digest = hashlib.sha256(session.principal.namespace.encode() + b"\0" + message.version).digest()
+    session.functions[message.function_number] = Function(message._replace(version=digest), environment)
 
 
 def environment_of(cluster: Cluster, namespace: str, text: bytes, spec: Spec) -> Environment:

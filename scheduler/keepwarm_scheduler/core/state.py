@@ -68,6 +68,8 @@ class Environment:
     """The capacity version at which no node could make the lock."""
     family: tuple[str, ...] = ()
     """What is required, whatever the Python: the environments that might have been warm instead."""
+    users: int = 0
+    """How many functions of sessions are declared with it; those of detached calls apart."""
 
 
 @dataclass(slots=True, eq=False)
@@ -269,6 +271,8 @@ class Node:
     last_command: int = 0
     as_of: int = -1
     last_beat: int = 0
+    beat_ns: int = 0
+    """When that one came."""
     instances: dict[int, Instance] = field(default_factory=dict)
     attempts: dict[int, "Attempt"] = field(default_factory=dict)
     environments: dict[str, int] = field(default_factory=dict)

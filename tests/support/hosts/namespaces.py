@@ -7,6 +7,7 @@ with both ends already inside, and the bridge that joins them lies in a namespac
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -71,6 +72,17 @@ def join(hub: str, addresses: Mapping[str, str]) -> None:
     for namespace, address in addresses.items():
         lines = ["link set lo up", f"address add {address} dev {CARD}", f"link set {CARD} up"]
         _ip("-n", namespace, "-batch", "-", lines=lines)
+    # Until the kernel has noticed a cable, which may take it a moment, packets are dropped there.
+    until(lambda: len(_links_up(hub, "master", BRIDGE)) == len(addresses), _IP_S)
+    for namespace in addresses:
+        until(lambda namespace=namespace: bool(_links_up(namespace, "dev", CARD)), _IP_S)  # type: ignore[misc]
+
+
+def _links_up(namespace: str, *which: str) -> list[str]:
+    """The links of a namespace that carry packets."""
+    command = ["ip", "-n", namespace, "-json", "link", "show", *which]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_IP_S, check=True)
+    return [link["ifname"] for link in json.loads(done.stdout) if link["operstate"] == "UP"]
 
 
 def remove(namespaces: Iterable[str]) -> None:

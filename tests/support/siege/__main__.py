@@ -1,6 +1,7 @@
-"""An attacker's process: ``python -m support.siege ATTACK HOST PORT KEY_FILE SECONDS``, or ``burn PROCESSES CPU_S SECONDS``.
+"""An attacker's process: ``python -m support.siege ATTACK HOST PORT KEY_FILE SECONDS``, or ``burn CPU_S SECONDS``.
 
-The last line that it prints is JSON: how often it did its worst, and the processor time that it used.
+It says *ready*, and begins when it is sent a line. The last line that it prints is JSON: how often it did its worst,
+and the processor time that it used.
 """
 
 import json

@@ -13,6 +13,7 @@ import zmq
 
 from keepwarm_wire import messages as wire
 from keepwarm_wire.codec import FRAME_BYTES_MAX, ProtocolError, decode_frame, encode_frame
+from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.identifiers import token
 from keepwarm_wire.spec import canonical_spec
 from support.mutations import mutate
@@ -40,7 +41,9 @@ def victim_frames() -> list[bytes]:
 
 
 def _declaration(number: int, requirements: tuple[str, ...] = ()) -> wire.DeclareFunction:
-    options = example(wire.FunctionOptions)._replace(custom=(wire.Quantity("none has this", 1),), labels=())
+    never = (FOREVER_US,) * 5
+    nowhere = (wire.Quantity("none has this", 1),)
+    options = wire.FunctionOptions(*never, wire.RetryLimits(), 1_000, 0, 0, nowhere)
     version, spec = number.to_bytes(32, "big"), canonical_spec(requirements, "3.11")
     return wire.DeclareFunction(number, f"m:f{number}", version, "cloudpickle:cp311", spec, False, options, b"body")
 
@@ -140,7 +143,9 @@ def oversize(target: Target, end_s: float) -> int:
 
 def largest(target: Target, end_s: float) -> int:
     """Frames as large as may be, of bytes that mean nothing."""
-    return _repeat(target, end_s, [b"\x91\xc6" + (FRAME_BYTES_MAX - 10).to_bytes(4, "big") + bytes(FRAME_BYTES_MAX - 10)])
+    return _repeat(
+        target, end_s, [b"\x91\xc6" + (FRAME_BYTES_MAX - 10).to_bytes(4, "big") + bytes(FRAME_BYTES_MAX - 10)]
+    )
 
 
 def multipart(target: Target, end_s: float) -> int:
@@ -303,7 +308,9 @@ def _lies(instance: int, attempt: int) -> list[wire.Message]:
 def lies(target: Target, end_s: float) -> int:
     """About attempts and instances of others: their numbers are easy to guess."""
     guessed = [token(epoch, number) for epoch in (1, 2) for number in range(1, 60)]
-    frames = [encode_frame([lie for one in guessed[at : at + 10] for lie in _lies(one, one)]) for at in range(0, 110, 5)]
+    frames = [
+        encode_frame([lie for one in guessed[at : at + 10] for lie in _lies(one, one)]) for at in range(0, 110, 5)
+    ]
     return _repeat(target, end_s, frames, encode_frame([_agent_hello(target.key.name)]))
 
 
@@ -324,7 +331,9 @@ def beats_of_others(target: Target, end_s: float) -> int:
         number = 0
         while True:
             number += 1
-            mine = [instance(token(1, each)) for each in range(1, 60)] + [instance(rng.getrandbits(39)) for _ in range(40)]
+            mine = [instance(token(1, each)) for each in range(1, 60)] + [
+                instance(rng.getrandbits(39)) for _ in range(40)
+            ]
             yield encode_frame([wire.AgentBeat(number, (1 << 63) - 1, tuple(mine), (), (), (), load)])
 
     return _Sender(target, end_s, encode_frame([_agent_hello(target.key.name)])).run(frames())

@@ -48,7 +48,7 @@ with open({notes!r}, "a", buffering=1) as notes:
 class Struck(NamedTuple):
     """An attack that is over."""
 
-    count: int
+    times: int
     cpu_s: float
     began_s: float
     ended_s: float
@@ -58,7 +58,7 @@ class Comparison(NamedTuple):
     """The innocent program's calls, in milliseconds, during the attack and beside a process that burns as much."""
 
     attack: str
-    count: int
+    times: int
     cpu_s: float
     calls: int
     p50_ms: float
@@ -74,7 +74,7 @@ class Comparison(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.attack:30} {self.count:9,} x, {self.cpu_s:5.1f} s cpu, {self.calls:5} calls, "
+            f"{self.attack:30} {self.times:9,} x, {self.cpu_s:5.1f} s cpu, {self.calls:5} calls, "
             f"p50 {self.p50_ms:6.2f} ms ({self.burning_p50_ms:6.2f}), p99 {self.p99_ms:7.2f} ms "
             f"({self.burning_p99_ms:6.2f}), ratio {self.ratio:5.2f}, memory {self.grown_bytes / MEBIBYTE:+6.1f} MiB"
         )
@@ -178,7 +178,7 @@ class Siege:
             attacked += self.calls(struck.began_s, struck.ended_s)
             began_s, ended_s = self.burn(struck.cpu_s, seconds)
             burning += self.calls(began_s, ended_s)
-            count, cpu_s = count + struck.count, cpu_s + struck.cpu_s
+            count, cpu_s = count + struck.times, cpu_s + struck.cpu_s
         grown = self.memory_bytes() - before
         return Comparison(
             attack,

@@ -26,6 +26,7 @@ _CHUNKS_MAX = 1024
 """Under way in one direction of a connection; then the sender has to wait."""
 
 _STOP_S = 10
+_DAMAGE = 0x55
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -45,6 +46,7 @@ class _Conditions:
     is_frozen: bool = False
     is_black_hole: bool = False
     is_cut: bool = False
+    damages_greetings: bool = False
 
 
 class SlowLink:
@@ -107,6 +109,10 @@ class SlowLink:
         fault = self._change("cut", is_cut=True)
         self._call(self._reset_all)
         return fault
+
+    def damage_greetings(self) -> Fault:
+        """Let the first byte of every new connection arrive damaged, at who connected."""
+        return self._change("damaging greetings", damages_greetings=True)
 
     def flip_bit(self, direction: Direction) -> None:
         """Flip one bit, chosen at random, of what passes next in that direction."""
@@ -221,6 +227,7 @@ class SlowLink:
     async def _arrive(
         self, way: Direction, under_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
     ) -> None:
+        is_first = True
         while True:
             due_s, data = await under_way.get()
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
@@ -230,6 +237,9 @@ class SlowLink:
                 return
             if self._conditions.is_black_hole:
                 continue
+            if is_first and way is Direction.BACK and self._conditions.damages_greetings:
+                data = bytes([data[0] ^ _DAMAGE]) + data[1:]
+            is_first = False
             self.passed_bytes[way] += len(data)
             writer.write(self._flipped(way, data))
             await writer.drain()

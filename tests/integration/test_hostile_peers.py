@@ -1,0 +1,129 @@
+"""Hostile peers on a live socket, with keys and without: the scheduler goes on, and others hardly notice.
+
+A real scheduler with keys, a real node, and a program that makes warm calls all the while. Each attack comes from a
+process of its own and lasts some seconds; then the same process burns as much processor time without being connected.
+Of each attack it is asked that the scheduler is still the same process, that no innocent call has failed, that the
+scheduler's memory has not grown beyond a bound, and that the innocent calls were about as fast as beside the burner.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from keepwarm_wire.codec import decode_frame, encode_frame
+from keepwarm_wire.messages import ClientBeat, ClientBeatReply, Outcome, Refused, Welcome
+from support.siege.enrolled import AGENTS, CLIENTS, VICTIM_ROUTING_ID, victim_frames
+from support.siege.rig import MEBIBYTE, Siege, besieged
+from support.siege.strangers import STRANGERS
+from support.siege.target import Target
+from support.waiting import until
+
+SECONDS = 2.0
+SECONDS_LONG = 20.0
+
+GROWN_BYTES_MAX = 60 * MEBIBYTE
+
+RATIO_MAX = 1.5
+"""What the p99 of innocent calls is aimed at, of that beside the burner."""
+
+P99_MS_MAX = 150.0
+"""What is demanded of it here, where a p99 of two seconds is that of the machine's other tenants."""
+
+HANDSHAKE_S = 5.0
+MULTIPART_P99_MS_MAX = 1_000.0
+"""While the parts of one message are dropped nothing else can be read: ZeroMQ hands them out one by one."""
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def siege() -> Iterator[Siege]:
+    with besieged() as made:
+        yield made
+
+
+def check(siege: Siege, attack: str, seconds: float, rounds: int = 1) -> None:
+    """One attack: what has to hold afterwards."""
+    descriptors = siege.scheduler.num_fds()
+    comparison = siege.compare(attack, seconds, rounds)
+    print(comparison)
+    assert comparison.grown_bytes < GROWN_BYTES_MAX, str(comparison)
+    assert comparison.p99_ms < (MULTIPART_P99_MS_MAX if attack == "multipart" else P99_MS_MAX), str(comparison)
+    until(lambda: siege.scheduler.num_fds() <= descriptors + 5, HANDSHAKE_S + 10)
+
+
+@pytest.mark.parametrize("attack", [*STRANGERS, *CLIENTS, *AGENTS])
+def test_an_attack_stops_nobody(siege: Siege, attack: str) -> None:
+    check(siege, attack, SECONDS)
+
+
+def test_silent_connections_are_closed_and_leave_nothing(siege: Siege) -> None:
+    """Five hundred of them: each is hung up on once its time to prove a key is over."""
+    struck = siege.strike("silent", HANDSHAKE_S + 4)
+    assert struck.times == 500
+    siege.check()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("attack", [*STRANGERS, *CLIENTS, *AGENTS])
+def test_a_long_attack_stops_nobody(siege: Siege, attack: str) -> None:
+    """Alternating with the burner for minutes, so that the two can be compared."""
+    check(siege, attack, SECONDS_LONG, rounds=3)
+
+
+# ---------------------------------------------------------------- whose session is whose
+
+
+@pytest.fixture(scope="module")
+def victim(siege: Siege) -> Iterator["Victim"]:
+    with Victim(siege) as made:
+        yield made
+
+
+class Victim:
+    """An innocent session that has been recorded, under a routing id that is known. Its calls can run nowhere."""
+
+    def __init__(self, siege: Siege) -> None:
+        home = siege.cluster.user("--namespace", "hostile")  # the attacker's own: nothing else keeps them apart
+        self._target = Target(siege.host, siege.port, next((home / "logins").iterdir()))
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._target.dealer(self._context, routing_id=VICTIM_ROUTING_ID)
+        for frame in victim_frames()[:3]:
+            self._socket.send(frame)
+        self.beats = 0
+
+    def __enter__(self) -> "Victim":
+        assert self._hear(Welcome)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close(0)
+        self._context.term()
+
+    def _hear(self, kind: type[Any]) -> Any:
+        while self._socket.poll(10_000):
+            for message in decode_frame(self._socket.recv()):
+                if type(message) is kind:
+                    return message
+                assert type(message) is not Refused, message
+                assert type(message) is not Outcome or "no_feasible_node" in str(message.failure), message
+        return None
+
+    def has_its_calls(self) -> bool:
+        """Whether the scheduler knows of all three, and none has ended but because it can run nowhere."""
+        self.beats += 1
+        self._socket.send(encode_frame([ClientBeat(self.beats, 3)]))
+        reply = self._hear(ClientBeatReply)
+        return reply is not None and reply.missing == ()
+
+
+@pytest.mark.parametrize("attack", ["replay", "spoofed ids", "lies", "beats of others"])
+def test_what_is_said_in_anothers_name_changes_nothing_for_it(siege: Siege, victim: Victim, attack: str) -> None:
+    """Its hello, calls, cancels and goodbye, recorded and sent with another key; its id; outcomes of its calls."""
+    assert victim.has_its_calls()
+    assert siege.strike(attack, SECONDS).times > 50
+    siege.check()
+    assert victim.has_its_calls()
