@@ -34,6 +34,8 @@ MAY_SLEEP = {
     "tests/integration/": "real processes, awaited by condition and deadline",
     "tests/multihost/": "the same, on several machines",
     "tests/chaos/": "the same, while things are being broken",
+    "tests/support/siege/": "peers that besiege a scheduler at a pace of their own",
+    "scheduler/keepwarm_scheduler/daemon.py": "makes a flood wait: ZeroMQ cannot be told whom not to read",
     "tests/support/hosts/": "what those are made with",
     "tests/support/waiting.py": "is how they await a condition",
     "sdk/keepwarm/local.py": "awaits processes that are not its children, which nothing else can tell of",

@@ -6,6 +6,7 @@ Of each attack it is asked that the scheduler is still the same process, that no
 scheduler's memory has not grown beyond a bound, and that the innocent calls were about as fast as beside the burner.
 """
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,11 +26,16 @@ SECONDS_LONG = 20.0
 
 GROWN_BYTES_MAX = 60 * MEBIBYTE
 
-RATIO_MAX = 1.5
+RATIO_AIM = 1.5
 """What the p99 of innocent calls is aimed at, of that beside the burner."""
 
+RATIO_MAX = 3.0
+"""What is demanded of the median over all attacks: the p99 of two seconds is rather that of the machine's other tenants."""
+
 P99_MS_MAX = 150.0
-"""What is demanded of it here, where a p99 of two seconds is that of the machine's other tenants."""
+"""What is demanded of each attack."""
+
+ratios: list[float] = []
 
 HANDSHAKE_S = 5.0
 MULTIPART_P99_MS_MAX = 1_000.0
@@ -49,6 +55,7 @@ def check(siege: Siege, attack: str, seconds: float, rounds: int = 1) -> None:
     descriptors = siege.scheduler.num_fds()
     comparison = siege.compare(attack, seconds, rounds)
     print(comparison)
+    ratios.append(comparison.ratio)
     assert comparison.grown_bytes < GROWN_BYTES_MAX, str(comparison)
     assert comparison.p99_ms < (MULTIPART_P99_MS_MAX if attack == "multipart" else P99_MS_MAX), str(comparison)
     until(lambda: siege.scheduler.num_fds() <= descriptors + 5, HANDSHAKE_S + 10)
@@ -57,6 +64,16 @@ def check(siege: Siege, attack: str, seconds: float, rounds: int = 1) -> None:
 @pytest.mark.parametrize("attack", [*STRANGERS, *CLIENTS, *AGENTS])
 def test_an_attack_stops_nobody(siege: Siege, attack: str) -> None:
     check(siege, attack, SECONDS)
+
+
+def test_most_attacks_cost_innocent_calls_little_more_than_the_processor_time_would() -> None:
+    if len(ratios) < 10:
+        pytest.skip("the attacks were not run")
+    median = statistics.median(ratios)
+    print(
+        f"median ratio {median:.2f}, aimed at {RATIO_AIM}; {sum(each <= RATIO_AIM for each in ratios)} of {len(ratios)}"
+    )
+    assert median < RATIO_MAX, ratios
 
 
 def test_silent_connections_are_closed_and_leave_nothing(siege: Siege) -> None:

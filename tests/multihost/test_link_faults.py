@@ -46,7 +46,7 @@ def test_reset_connections_are_made_anew(measured: Measured) -> None:
             time.sleep(RESET_S)
         until(lambda: program.err.read_text().count(WELCOMED) > welcomes)
         back_s = (time.time_ns() - struck_ns) / SECOND
-        cluster.require(lambda _: cluster.story().first_end_after(struck_ns + int(back_s * SECOND)))
+        cluster.first_end_after(struck_ns + int(back_s * SECOND))
         cluster.end_calling()
         story = cluster.check()
         assert back_s > GRACE_S or story.reruns() == []
@@ -115,7 +115,7 @@ def test_corruption_on_the_wire_is_noticed_and_never_delivered(measured: Measure
             link.flip_bit(direction)
         until(lambda: near.flipped_bits == far.flipped_bits == 1)
         until(lambda: near.connections > connections[0] and far.connections > connections[1], STALLED_S)
-        end_ns = cluster.require(lambda _: cluster.story().first_end_after(time.time_ns() - SECOND // 4))
+        end_ns = cluster.first_end_after(time.time_ns() - SECOND // 4)
         cluster.end_calling()
         story = cluster.check()
         assert story.reruns() == []
@@ -142,7 +142,7 @@ def test_a_damaged_handshake_is_no_end(measured: Measured) -> None:
                 until(lambda: near.connections > connections[0] and far.connections > connections[1])
                 time.sleep(GREETING_S)
             back_ns = time.time_ns()
-            end_ns = cluster.require(lambda _: cluster.story().first_end_after(back_ns))
+            end_ns = cluster.first_end_after(back_ns)
         cluster.end_calling()
         cluster.check()
         said = "another connection is tried; the next answer"

@@ -33,8 +33,7 @@ class Cluster:
         self.config = config
         self.epoch = epoch
         self.cluster_id = cluster_id
-        self.now_ns = now_ns
-        self.started_ns = now_ns
+        self.now_ns = self.started_ns = now_ns
         self.effects: list[Effect] = []
         self.leases: TimingWheel[int] = TimingWheel(config.tick_ns, now_ns)
         self.timers: TimingWheel[TimerKey] = TimingWheel(_TIMER_TICK_NS, now_ns)

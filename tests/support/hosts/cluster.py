@@ -224,6 +224,16 @@ class HostCluster:
         runs: list[Run] = self.require(running)
         return runs
 
+    def first_run_after(self, at_ns: int) -> Run:
+        """Wait for the first execution that begins after an instant."""
+        run: Run = self.require(lambda history: Timeline(history).first_run_after(at_ns))
+        return run
+
+    def first_end_after(self, at_ns: int) -> int:
+        """Wait for the first answer after an instant; when that was."""
+        ended_ns: int = self.require(lambda history: Timeline(history).first_end_after(at_ns))
+        return ended_ns
+
     def check(self) -> Timeline:
         """Every checker is content with what has been recorded; the story that it tells."""
         history = self.history()
