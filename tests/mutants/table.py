@@ -232,9 +232,9 @@ _MESSAGES = {
         _REPAIRS + "13_only",
     ),
     "an outcome is final before its client has it": _one(
-        _CALLS,
-        "    call.settled_attempt = (node, message.attempt)\n\n\ndef _after_use",
-        "    cluster.settle(node, message.attempt)\n\n\ndef _after_use",
+        _SCHEDULER + "outcomes",
+        "    call.settled_attempt = settled\n",
+        "    if settled is not None:\n        cluster.settle(*settled)\n",
         _UNIT + "calls.py::test_the_agent_may",
     ),
     "an outcome is final before it is recorded": _one(
@@ -257,7 +257,7 @@ _MESSAGES = {
         _REPAIRS + "13_every", _UNIT_OF_AGENT + "outcomes.py::test_an_outcome_is",
     ),
     "a lost attempt is not placed again": _one(
-        _CALLS, "    if not was_node_lost:\n        place_again(cluster, call)\n", "    if not was_node_lost:\n",
+        _CALLS, "  # the node never had it\n        place_again(cluster, call)\n", "\n",
         _UNIT + "calls.py::test_a_lost_word", _UNIT + "beats.py",
     ),
     "a call submitted twice runs twice": _one(
@@ -355,8 +355,8 @@ _RESTARTS = {
     ),
     "the agent is told another keep_alive": _one(
         _DISPATCHING,
-        "            declaration.version,\n            options.keep_alive_us,",
-        "            declaration.version,\n            options.keep_alive_us // 2,",
+        "        declaration.version,\n        options.keep_alive_us,",
+        "        declaration.version,\n        options.keep_alive_us // 2,",
         _REPAIRS + "14_deadlines",
     ),
     "orphans are never ended": _one(
