@@ -28,7 +28,11 @@ def cluster(no_process_left: None) -> Iterator[SecuredCluster]:
 def key_states(cluster: SecuredCluster) -> dict[str, str]:
     ended = cluster.admin("keys", "list", "--json")
     assert ended.code == 0, ended
-    return {entry["name"]: entry["state"] for entry in json.loads(ended.out)}
+    states: dict[str, str] = {}
+    for entry in json.loads(ended.out):  # a name may have been an earlier key's: the one that is let in counts
+        if states.get(entry["name"]) != "live":
+            states[entry["name"]] = entry["state"]
+    return states
 
 
 def test_a_machine_and_a_user_join_with_two_commands_each_and_calls_run(cluster: SecuredCluster) -> None:

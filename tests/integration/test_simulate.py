@@ -98,10 +98,13 @@ def test_a_chart_is_drawn_in_the_format_of_its_name(tmp_path: Path, trace: Path,
     assert (tmp_path / name).read_bytes().startswith(begins)
 
 
-@pytest.mark.skipif(HAS_MATPLOTLIB, reason="matplotlib is installed")
 def test_a_chart_needs_matplotlib_and_says_so_before_the_work(tmp_path: Path, trace: Path) -> None:
     """The extra is named; there is no table, because nothing was replayed."""
-    ended = simulate(tmp_path, trace, "--chart", tmp_path / "chart.svg")
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "matplotlib.py").write_text("raise ModuleNotFoundError('No module named matplotlib', name='matplotlib')")
+    arguments = map(str, ("simulate", trace, "--chart", tmp_path / "chart.svg"))
+    ended = run_command(tmp_path, *arguments, variables={"PYTHONPATH": str(hidden)})
     assert (ended.code, ended.out) == (2, "")
     assert "pip install 'keepwarm[plots]'" in ended.err
 
