@@ -64,6 +64,8 @@ class ModelAgent:
         self.attempts: dict[int, wire.Dispatch] = {}
         self.cancelled: dict[int, None] = {}
         self.held: dict[int, wire.AttemptDone] = {}
+        self.memory_free_bytes = 0
+        """As measured; 0 is not measured."""
         self.functions: dict[bytes, wire.FunctionBody] = {}
         self.locks: dict[bytes, wire.MakeLock] = {}
         self.environments: dict[str, None] = {}
@@ -112,7 +114,7 @@ class ModelAgent:
                 ),
                 tuple(self.locks),
                 tuple(wire.EnvironmentState(name, 1) for name in self.environments),
-                wire.NodeLoad(0, 0, 0),
+                wire.NodeLoad(0, self.memory_free_bytes, 0),
             )
         )
 

@@ -19,6 +19,7 @@ from keepwarm_scheduler.core.dispatching import (
 from keepwarm_scheduler.core.instances import end_instance, instance_ready, new_room
 from keepwarm_scheduler.core.nodes import new_capacity, use_again
 from keepwarm_scheduler.core.places import set_environments
+from keepwarm_scheduler.core.pressure import relieve
 from keepwarm_scheduler.core.recovery import claim, node_reported
 from keepwarm_scheduler.core.starting import consider_starts, measure_memory, register_instance, resolve, unlock
 from keepwarm_scheduler.core.state import Attempt, Instance, Node, Pool
@@ -63,6 +64,7 @@ def on_beat(cluster: Cluster, node: Node, beat: AgentBeat) -> None:
     if was_first:
         new_capacity(cluster)
     serve_node(cluster, node)
+    relieve(cluster, node)
 
 
 def _hands_over(cluster: Cluster, beat: AgentBeat) -> bool:

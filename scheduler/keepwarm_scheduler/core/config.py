@@ -45,6 +45,8 @@ class CoreConfig:
     sessions_max: int = 10_000
     sessions_per_key_max: int = 2_000
     """So that one user's programs leave room for the others'. On a private socket there are no others."""
+    node_memory_floor_bytes: int = 128 * 1024 * 1024
+    """A node that measures less memory than this to be free ends idle instances, one with each beat."""
     undeclared_memory_bytes: int = 256 * 1024 * 1024
     start_attempts_max: int = 3
     crashes_max: int = 3

@@ -1,8 +1,9 @@
 """Pressure and impossibility: idle instances make room for calls that have waited too long, hopeless calls fail.
 
-An idle instance is ended early only here, and only for a pool whose head call has lost its patience and for which no
-node has room. Where nobody is idle, because calls of others follow one another without end, the pool is *starved*: an
-instance whose call has just ended then makes room for it, if its head call deserves it more than those that follow.
+An idle instance is ended early only here: for a pool whose head call has lost its patience and for which no node has
+room, or on a node whose memory is nearly used up (an operator's drain is in ``cordons``). Where nobody is idle, because
+calls of others follow one another without end, the pool is *starved*: an instance whose call has just ended then makes
+room for it, if its head call deserves it more than those that follow.
 """
 
 from itertools import islice
@@ -19,7 +20,7 @@ from keepwarm_scheduler.core.transitions import CallState, InstanceState
 from keepwarm_scheduler.core.worth import victim_score
 from keepwarm_wire.messages import Status
 
-__all__ = ["infeasible", "make_room", "offer", "watch_infeasible"]
+__all__ = ["infeasible", "make_room", "offer", "relieve", "watch_infeasible"]
 
 _PLANS_COMPARED = 32
 """How many nodes that could make room are compared."""
@@ -119,6 +120,24 @@ def _victim(cluster: Cluster, instance: Instance, spare: int) -> VictimCandidate
         score = victim_score(instance.clock, pool.worth.worth_milli, cost_ns, instance.memory_bytes)
         instance.score = score
     return VictimCandidate(instance.instance_id, spare, score, instance.memory_bytes, instance.gpu)
+
+
+def relieve(cluster: Cluster, node: Node) -> None:
+    """End the idle instance worth least on a node that has measured next to no free memory; 0 is not measured.
+
+    One for each beat: what it frees is measured by the next. Nothing, while one is ending already.
+    """
+    if not 0 < node.load[1] < cluster.config.node_memory_floor_bytes:
+        return
+    if any(instance.state is InstanceState.STOPPING for instance in node.instances.values()):
+        return
+    victim = min(_victims(cluster, node), key=lambda one: (-one.spare, one.value, one.instance_id), default=None)
+    if victim is not None:
+        instance = cluster.instances[victim.instance_id]
+        cluster.clock = max(cluster.clock, victim.value)
+        if victim.spare == 0:
+            instance.pool.worth.evicted(victim.value)
+        stop(cluster, instance, "evicted")
 
 
 def offer(cluster: Cluster, instance: Instance) -> None:

@@ -169,3 +169,31 @@ def test_nobody_is_ended_before_patience_is_over() -> None:
     client.submit(client.declare("module:other", memory_bytes=4 * GIB))
     driver.advance(0.9)
     assert not agent.endings
+
+
+def test_a_node_short_of_memory_ends_idle_instances_one_with_each_beat_and_never_a_busy_one() -> None:
+    driver = Driver()
+    agent, client = driver.agent(memory=8 * GIB, cpu=8000), driver.client()
+    functions = [function(client, name, memory_bytes=GIB) for name in "xyz"]
+    for number in functions:
+        client.submit(number)
+        agent.complete()
+    client.submit(functions[0])  # runs on
+    agent.memory_free_bytes = 100 << 20
+    ended = []
+    for _ in range(5):
+        agent.beats()
+        ended.append(len(evicted(agent)))
+    assert ended == [1, 2, 2, 2, 2]
+    assert [instance.state.value for instance in driver.instances] == ["busy"]
+
+
+def test_a_node_with_memory_left_and_one_that_has_not_measured_end_nothing() -> None:
+    driver = Driver()
+    agent, client = driver.agent(memory=8 * GIB), driver.client()
+    client.submit(function(client, "x", memory_bytes=GIB))
+    agent.complete()
+    for free_bytes in (0, 128 << 20, 4 << 30):
+        agent.memory_free_bytes = free_bytes
+        agent.beats()
+    assert evicted(agent) == []
