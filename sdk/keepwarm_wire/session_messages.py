@@ -207,7 +207,7 @@ class Output(NamedTuple):
 
 
 class LeaseBroken(NamedTuple):
-    """A process has ended while functions of this session held leases on it. A notice: not repeated when lost.
+    """A process has ended while functions of the client held leases on it. A notice: not repeated when lost.
 
     ``cause`` begins with evicted, killed or died; ``left_us`` is what was left of the longest of their terms.
     ``more_functions`` are not named, and ``more_notices`` of the same turn are not sent.

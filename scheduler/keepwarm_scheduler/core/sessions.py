@@ -112,7 +112,7 @@ def _not_ours(session: Session, principal: Principal) -> Refused | None:
         or session.principal.key != principal.key
         or session.principal.namespace != principal.namespace
     ):
-        return Refused("forbidden", "This session belongs to another key. Start a new one.")
+        return Refused("forbidden", "That session belongs to another key. Start a new one.")
     return None
 
 
