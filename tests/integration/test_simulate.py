@@ -2,7 +2,6 @@
 
 import contextlib
 import gzip
-import importlib.util
 import json
 import os
 import pty
@@ -84,11 +83,6 @@ def test_minute_counts_are_read_from_a_directory(tmp_path: Path) -> None:
     assert [row["invocations"] for row in json.loads(first.out)["rows"]] == [6, 6, 6]
 
 
-HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
-needs_matplotlib = pytest.mark.skipif(not HAS_MATPLOTLIB, reason="matplotlib is the extra `plots`")
-
-
-@needs_matplotlib
 @pytest.mark.parametrize(("name", "begins"), [("chart.svg", b"<?xml"), ("chart.PNG", b"\x89PNG\r\n\x1a\n")])
 def test_a_chart_is_drawn_in_the_format_of_its_name(tmp_path: Path, trace: Path, name: str, begins: bytes) -> None:
     """The table is printed as well."""
@@ -109,7 +103,6 @@ def test_a_chart_needs_matplotlib_and_says_so_before_the_work(tmp_path: Path, tr
     assert "pip install 'keepwarm[plots]'" in ended.err
 
 
-@needs_matplotlib
 def test_a_chart_that_cannot_be_written_does_not_take_the_table_with_it(tmp_path: Path, trace: Path) -> None:
     """Work that is done is shown."""
     ended = simulate(tmp_path, trace, "--chart", tmp_path / "none" / "chart.svg")

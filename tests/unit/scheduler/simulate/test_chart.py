@@ -1,6 +1,5 @@
 """The chart of a replay: drawn where matplotlib is, and what is said where it is not."""
 
-import importlib.util
 import math
 import re
 import sys
@@ -17,12 +16,7 @@ FOREVER = MINUTE._replace(keep_alive_s=math.inf, cold_share=0.001, idle_gib_s=15
 FREE = MINUTE._replace(keep_alive_s=0, cold_share=0.0, idle_gib_s=0.0, idle_gib_mean=0.0)
 ROWS = [FOREVER, MINUTE, FIVE_MINUTES]
 
-needs_matplotlib = pytest.mark.skipif(
-    importlib.util.find_spec("matplotlib") is None, reason="matplotlib is the extra `plots`"
-)
 
-
-@needs_matplotlib
 def test_an_svg_names_its_axes_with_units_and_labels_a_point_for_each_row(tmp_path: Path) -> None:
     """Text stays text; under each keep_alive stands its share of cold starts."""
     path = tmp_path / "chart.svg"
@@ -34,7 +28,6 @@ def test_an_svg_names_its_axes_with_units_and_labels_a_point_for_each_row(tmp_pa
         assert texts[at + 1] == share
 
 
-@needs_matplotlib
 def test_equal_rows_give_equal_files(tmp_path: Path) -> None:
     """No date and no random name: a chart can be kept under version control."""
     for name in ("one.svg", "other.svg"):
@@ -42,7 +35,6 @@ def test_equal_rows_give_equal_files(tmp_path: Path) -> None:
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()
 
 
-@needs_matplotlib
 @pytest.mark.parametrize("rows", [ROWS, [MINUTE], [FREE]], ids=["three", "one", "nothing to show"])
 def test_a_png_is_drawn_of_any_rows(tmp_path: Path, rows: list[Row]) -> None:
     """Large enough to read: width and height stand in the file's header."""
