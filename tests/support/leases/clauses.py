@@ -150,10 +150,10 @@ def evictions_are_pressed(history: History) -> Iterator[str]:
 
 
 def orders_only_when_reported(history: History) -> Iterator[str]:
-    """14: nothing is ended on a node that has not told what it holds."""
+    """14: after a restart nothing is ended on a node before its first report."""
     for at_ns, _, instance, cause, _, _, reported in history.of("order"):
         if not reported:
-            yield f"{instance:#x} was told {cause} at {at_ns}, before its node had reported"
+            yield f"{instance:#x} was told {cause} at {at_ns}, before the first report of its node"
 
 
 def consent(*objections: Iterable[str]) -> None:

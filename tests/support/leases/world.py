@@ -354,11 +354,14 @@ class World:
             self.history.add(self.now_ns, "dispatch", message.instance_id, message.attempt, caller)
 
     def _note_order(self, order: wire.StopInstance) -> None:
-        """An order to stop: does the scheduler know the node's state, is the instance idle, and does anybody wait?"""
+        """An order to stop: has the node ever reported to this scheduler, is the instance idle, does anybody wait?
+
+        A node that only said hello again owes a new report, but what was started or told since the restart is known.
+        """
         assert self.core is not None
         cluster = self.core.cluster
         instance = cluster.instances.get(order.instance_id)
-        reported = instance is None or instance.node.has_reported
+        reported = instance is None or instance.node.last_beat > 0
         attempt = 0 if instance is None or instance.attempt is None else instance.attempt.token
         waits = [
             (cluster.now_ns - call.submitted_ns, pool.shape.memory_bytes)

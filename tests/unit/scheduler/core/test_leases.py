@@ -177,3 +177,17 @@ def test_expiry_and_dispatch_cross_each_other_and_the_call_is_not_lost() -> None
     agent.complete()
     assert client.status(call) == "succeeded"
     assert len(driver.instances) == 1
+
+
+def test_a_node_that_says_hello_again_has_its_leases_ended_on_time() -> None:
+    """Its new report is still to come; what its processes are for was said since this scheduler began."""
+    driver = Driver()
+    _client, agent = warm(driver, keep_alive=10)
+    driver.lose(wire.AgentBeat)
+    agent.hello()
+    driver.settle()
+    assert not driver.node("a").has_reported
+    driver.advance(9.9)
+    assert not agent.of(wire.StopInstance)
+    driver.advance(0.3)
+    assert [order.cause for order in agent.of(wire.StopInstance)] == ["expired"]
