@@ -31,6 +31,7 @@ __all__ = [
     "StartInstance",
     "StopInstance",
     "Dispatch",
+    "RecallAttempts",
     "CancelAttempt",
     "FunctionBody",
     "Final",
@@ -48,6 +49,7 @@ __all__ = [
     "AttemptDone",
     "AttemptRefused",
     "NeedFunction",
+    "RECALLED",
 ]
 
 # ---------------------------------------------------------------- scheduler to agent: numbered commands
@@ -91,7 +93,10 @@ class StopInstance(NamedTuple):
 
 
 class Dispatch(NamedTuple):
-    """Run one call on one instance: this, and only this, makes an attempt."""
+    """Run one call on one instance: this, and only this, makes an attempt.
+
+    With ``is_ahead`` the instance may be busy: the call is run after those that were sent there before.
+    """
 
     command: Count
     instance_id: Count
@@ -103,6 +108,14 @@ class Dispatch(NamedTuple):
     startup_timeout_us: Duration
     run_timeout_us: Duration
     arguments: Payload
+    is_ahead: bool = False
+
+
+class RecallAttempts(NamedTuple):
+    """Give back the attempts of these that have not begun: each is answered by AttemptRefused, or by its outcome."""
+
+    command: Count
+    attempts: Annotated[tuple[Count, ...], Many]
 
 
 class CancelAttempt(NamedTuple):
@@ -249,8 +262,15 @@ class AttemptDone(NamedTuple):
     was_ready: bool
 
 
+RECALLED = "recalled"
+"""Why an attempt that was to run after others is refused: it was asked back. Its instance is as good as before."""
+
+
 class AttemptRefused(NamedTuple):
-    """The attempt was not started and will not be: the instance is gone or busy. The call is placed again."""
+    """The attempt was not started and will not be: the instance is gone or busy. The call is placed again.
+
+    ``reason`` is ``RECALLED`` or, for people, the state of the instance.
+    """
 
     attempt: Count
     instance_id: Count

@@ -9,6 +9,7 @@ in the section headings; how messages are used, in ``docs/reference/protocol.md`
 from typing import Any
 
 from keepwarm_wire.agent_messages import (
+    RECALLED,
     AgentBeat,
     AgentBeatReply,
     AttemptDone,
@@ -28,6 +29,7 @@ from keepwarm_wire.agent_messages import (
     LockProgress,
     MakeLock,
     NeedFunction,
+    RecallAttempts,
     StartInstance,
     StopInstance,
 )
@@ -188,6 +190,8 @@ __all__ = [
     "Phase",
     "Progress",
     "Quantity",
+    "RECALLED",
+    "RecallAttempts",
     "Received",
     "Reference",
     "Refused",
@@ -244,6 +248,7 @@ TAGS: dict[int, type[Any]] = {
     45: FunctionBody,
     46: Final,
     47: AgentBeatReply,
+    48: RecallAttempts,
     60: AgentBeat,
     61: LockMade,
     62: LockFailed,

@@ -70,7 +70,10 @@ class ClientHello(NamedTuple):
 
 
 class AgentHello(NamedTuple):
-    """First message of an agent. ``incarnation`` is new at every start of the agent's process."""
+    """First message of an agent. ``incarnation`` is new at every start of the agent's process.
+
+    ``ahead_max`` is how many calls it takes for a busy instance, to be run after the one that runs; 0 for none.
+    """
 
     protocol_min: Small
     protocol_max: Small
@@ -82,6 +85,7 @@ class AgentHello(NamedTuple):
     resources: Annotated[tuple[Quantity, ...], Many]
     labels: Annotated[tuple[Pair, ...], Many]
     last_epoch: Count
+    ahead_max: Small = 0
 
 
 class AdminHello(NamedTuple):

@@ -22,6 +22,7 @@ from keepwarm_wire.version import PROTOCOL_MAX, PROTOCOL_MIN, SOFTWARE
 from keepwarm_worker import detection, gpus, processes
 from keepwarm_worker.config import AgentConfig
 from keepwarm_worker.core import effects, events
+from keepwarm_worker.core.attempts import AHEAD_MAX
 from keepwarm_worker.core.machine import AgentCore
 from keepwarm_worker.core.state import CoreConfig
 from keepwarm_worker.environments.interpreters import Interpreter, discover
@@ -118,6 +119,7 @@ class Daemon:
             effects.LoadFunction: self._host.load,
             effects.StartCall: self._host.call,
             effects.CancelCall: self._host.cancel,
+            effects.RecallCall: self._host.recall,
             effects.AskToExit: self._host.ask_to_exit,
             effects.Terminate: self._host.terminate,
             effects.KillTree: self._host.kill,
@@ -163,6 +165,7 @@ class Daemon:
             self._measure(now_ns)
             self._emit(events.Tick())
         self._feed_core()
+        self._host.flush()
         self._send()
 
     def _watch_link(self) -> None:
@@ -266,6 +269,7 @@ class Daemon:
             for instance_id, process_id in self._host.process_ids().items()
         )
         self._emit(events.Measured(self._meter.measure(), used))
+        self._host.announce()
 
     def _exit(self, effect: effects.Exit) -> None:
         self._exit_reason = effect.reason
@@ -329,6 +333,7 @@ def _hello(
         detection.resources(config.cpu_permille, config.memory_bytes, gpus_offered),
         detection.labels(config.node, config.labels, gpu_model),
         0,
+        AHEAD_MAX,
     )
 
 

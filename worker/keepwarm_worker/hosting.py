@@ -12,13 +12,15 @@ import logging
 import os
 import shutil
 import signal
+import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from keepwarm_wire.fields import CHUNK_BYTES_MAX
 from keepwarm_wire.messages import Reference
@@ -29,6 +31,7 @@ from keepwarm_worker.payloads import Transfers
 from keepwarm_worker.poller import READABLE, WRITABLE, Poller
 from keepwarm_worker.processes import FrameReader, FrameWriter, InstanceProcess
 from keepwarm_worker.runner import frames
+from keepwarm_worker.runner.unread import unread_bytes
 
 __all__ = ["Host", "signal_name"]
 
@@ -46,10 +49,13 @@ class _Hosted:
     process: InstanceProcess
     reader: FrameReader
     data: FrameWriter
+    control_reader: FrameReader
     control: FrameWriter
     directory: Path
-    attempt: int = 0
-    """The attempt that it was given and has not answered yet."""
+    given: deque[int] = field(default_factory=deque)
+    """The attempts that it was given and has not answered yet, in the order in which it runs them."""
+    announced: int = 0
+    """The last attempt whose beginning the core was told of."""
 
     @property
     def results(self) -> Path:
@@ -75,6 +81,15 @@ class Host:
         self._spool = spool
         self._incarnation = incarnation
         self._hosted: dict[int, _Hosted] = {}
+        self._unflushed: dict[int, _Hosted] = {}
+        self._on_frames: dict[type[Any], Callable[[_Hosted, Any], None]] = {
+            frames.Hello: lambda hosted, _: self._emit(events.RunnerHello(hosted.instance_id, hosted.process.pid)),
+            frames.Started: self._on_started,
+            frames.SetupDone: lambda hosted, frame: self._emit(
+                events.RunnerSetupDone(hosted.instance_id, frame.attempt)
+            ),
+            frames.Result: self._on_result,
+        }
         self._memory_kills = detection.out_of_memory_kills()
 
     def process_ids(self) -> dict[int, int]:
@@ -106,6 +121,7 @@ class Host:
             process,
             FrameReader(process.data),
             FrameWriter(process.data),
+            FrameReader(process.control),
             FrameWriter(process.control),
             directory,
         )
@@ -120,12 +136,19 @@ class Host:
         hosted = self._hosted.get(effect.instance_id)
         if hosted is None:
             return
-        for _stream, descriptor in _outputs(hosted):
-            for _ in _read_available(descriptor):
-                pass  # printed by what an earlier call left behind: it belongs to no call
-        hosted.attempt = effect.attempt
+        if not hosted.given:
+            self._discard_outputs(hosted)
+        hosted.given.append(effect.attempt)
         arguments = self._payload(effect.arguments)
-        self._write(effect.instance_id, frames.Call(effect.attempt, effect.version, 0, arguments))
+        flags = 0 if effect.is_timed else frames.QUIET
+        self._write(effect.instance_id, frames.Call(effect.attempt, effect.version, flags, arguments))
+
+    @staticmethod
+    def _discard_outputs(hosted: _Hosted) -> None:
+        """What an earlier call left behind has printed something: it belongs to no call."""
+        for _stream, descriptor in _outputs(hosted):
+            if unread_bytes(descriptor):
+                _read_available(descriptor)
 
     def cancel(self, effect: effects.CancelCall) -> None:
         hosted = self._hosted.get(effect.instance_id)
@@ -133,6 +156,12 @@ class Host:
             frame = frames.Timeout(effect.attempt) if effect.timed_out else frames.Cancel(effect.attempt)
             hosted.control.queue(frame)
             hosted.control.flush()  # a few bytes on a socket of its own: they always fit
+
+    def recall(self, effect: effects.RecallCall) -> None:
+        hosted = self._hosted.get(effect.instance_id)
+        if hosted is not None:
+            hosted.control.queue(frames.Recall(effect.attempt))
+            hosted.control.flush()
 
     def ask_to_exit(self, effect: effects.AskToExit) -> None:
         self._write(effect.instance_id, frames.Exit())
@@ -157,6 +186,7 @@ class Host:
 
     def _watch(self, hosted: _Hosted) -> None:
         self._poller.add(hosted.process.data.fileno(), partial(self._on_data, hosted))
+        self._poller.add(hosted.process.control.fileno(), partial(self._on_control, hosted))
         self._poller.add(hosted.process.pidfd, partial(self._on_exit, hosted))
         for stream, descriptor in _outputs(hosted):
             self._poller.add(descriptor, partial(self._on_output, hosted, stream, descriptor))
@@ -175,8 +205,16 @@ class Host:
         except frames.FrameError as error:
             self._emit(events.RunnerLost(instance_id, f"The runner cannot be written to: {error}."))
             return
-        if hosted.data.flush():
-            self._poller.change(hosted.process.data.fileno(), READABLE | WRITABLE)
+        self._unflushed[instance_id] = hosted
+
+    def flush(self) -> None:
+        """Send what was written in this turn; what a runner does not take yet follows when it does."""
+        if not self._unflushed:
+            return
+        for instance_id, hosted in self._unflushed.items():
+            if instance_id in self._hosted and hosted.data.flush():
+                self._poller.change(hosted.process.data.fileno(), READABLE | WRITABLE)
+        self._unflushed.clear()
 
     def _on_data(self, hosted: _Hosted, mask: int) -> None:
         if mask & WRITABLE and not hosted.data.flush():
@@ -200,23 +238,50 @@ class Host:
         return bool(received) and not hosted.reader.closed
 
     def _on_frame(self, hosted: _Hosted, frame: frames.Frame) -> None:
-        instance_id = hosted.instance_id
-        if isinstance(frame, frames.Hello):
-            self._emit(events.RunnerHello(instance_id, hosted.process.pid))
-        elif isinstance(frame, frames.Started):
-            self._emit(events.RunnerStarted(instance_id, frame.attempt, bool(frame.setup)))
-        elif isinstance(frame, frames.SetupDone):
-            self._emit(events.RunnerSetupDone(instance_id, frame.attempt))
-        elif isinstance(frame, frames.Result):
-            self._on_result(hosted, frame)
-        else:
-            raise frames.FrameError(f"a runner does not say {type(frame).__name__}")
+        kind = type(frame)
+        if kind is frames.Done:
+            self._on_done(hosted, cast("frames.Done", frame))
+            return
+        handler = self._on_frames.get(kind)
+        if handler is None:
+            raise frames.FrameError(f"a runner does not say {kind.__name__}")
+        handler(hosted, frame)
+
+    def _on_started(self, hosted: _Hosted, frame: frames.Started) -> None:
+        hosted.announced = frame.attempt
+        self._emit(events.RunnerStarted(hosted.instance_id, frame.attempt, bool(frame.setup)))
+
+    def _on_control(self, hosted: _Hosted, _mask: int) -> None:
+        """The runner gives calls back. What it has ended before it said so may still be on the other socket."""
+        try:
+            for frame in hosted.control_reader.receive():
+                if not isinstance(frame, frames.Recalled) or frame.attempt not in hosted.given:
+                    raise frames.FrameError("a recall of an attempt that it was not given")
+                hosted.given.remove(frame.attempt)
+                self._emit(events.RunnerRecalled(hosted.instance_id, frame.attempt))
+        except frames.FrameError as error:
+            self._poller.remove(hosted.process.control.fileno())
+            self._emit(events.RunnerLost(hosted.instance_id, f"The runner's messages were forged or damaged: {error}."))
+            return
+        if hosted.control_reader.closed:
+            self._poller.remove(hosted.process.control.fileno())
+
+    def _take_given(self, hosted: _Hosted, frame: frames.Result | frames.Done) -> None:
+        """An outcome must be that of the attempt whose turn it is. What it printed is read before that counts."""
+        if not hosted.given or frame.attempt != hosted.given[0]:
+            raise frames.FrameError("a result of an attempt that it was not given")
+        if frame.printed:
+            self._drain_outputs(hosted, frame.attempt)
+            self._write(hosted.instance_id, frames.Drained())
+        hosted.given.popleft()
+
+    def _on_done(self, hosted: _Hosted, frame: frames.Done) -> None:
+        self._take_given(hosted, frame)
+        result = self._take_result(hosted, frame)
+        self._emit(events.RunnerResult(hosted.instance_id, frame.attempt, result, None, 0, frame.run_us))
 
     def _on_result(self, hosted: _Hosted, frame: frames.Result) -> None:
-        if frame.attempt != hosted.attempt or not frame.attempt:
-            raise frames.FrameError("a result of an attempt that it was not given")
-        hosted.attempt = 0
-        self._drain_outputs(hosted)
+        self._take_given(hosted, frame)
         result: bytes | events.SpooledResult = b""
         why = None
         if frame.status == frames.STATUS_OK:
@@ -228,7 +293,7 @@ class Host:
             why = failure(frame.kind or "user_exception", text, frame.traceback, exception)
         self._emit(events.RunnerResult(hosted.instance_id, frame.attempt, result, why, frame.setup_us, frame.run_us))
 
-    def _take_result(self, hosted: _Hosted, frame: frames.Result) -> bytes | events.SpooledResult:
+    def _take_result(self, hosted: _Hosted, frame: frames.Result | frames.Done) -> bytes | events.SpooledResult:
         stored = frame.payload
         if isinstance(stored, bytes):
             return stored
@@ -250,19 +315,33 @@ class Host:
             os.close(descriptor)
 
     def _on_output(self, hosted: _Hosted, stream: int, descriptor: int, _mask: int) -> None:
+        read_ns = time.monotonic_ns()
         try:
             data = os.read(descriptor, OUTPUT_READ_BYTES)
         except BlockingIOError:
             return
         if data:
-            self._emit(events.RunnerOutput(hosted.instance_id, stream, data))
+            self._emit(events.RunnerOutput(hosted.instance_id, stream, data, _printer(hosted, read_ns)))
         else:
             self._poller.remove(descriptor)
 
-    def _drain_outputs(self, hosted: _Hosted) -> None:
+    def _drain_outputs(self, hosted: _Hosted, attempt: int = 0) -> None:
         for stream, descriptor in _outputs(hosted):
             for data in _read_available(descriptor):
-                self._emit(events.RunnerOutput(hosted.instance_id, stream, data))
+                self._emit(events.RunnerOutput(hosted.instance_id, stream, data, attempt))
+
+    def _announce(self, hosted: _Hosted) -> None:
+        """Tell the core which call had begun, if its runner was not to say so itself."""
+        attempt, _ = hosted.process.board.read()
+        if attempt != hosted.announced and hosted.given and hosted.given[0] == attempt:
+            hosted.announced = attempt
+            self._emit(events.RunnerStarted(hosted.instance_id, attempt, setup=False))
+
+    def announce(self) -> None:
+        """Tell the core what runs. Costs by the instance: for a heartbeat, not for a turn."""
+        for hosted in self._hosted.values():
+            if hosted.given:
+                self._announce(hosted)
 
     def _on_exit(self, hosted: _Hosted, _mask: int) -> None:
         reason = hosted.process.reap()
@@ -270,6 +349,7 @@ class Host:
             return
         while not hosted.reader.closed and self._read_frames(hosted):
             pass
+        self._announce(hosted)
         self._drain_outputs(hosted)
         for _ in range(KILL_PASSES_MAX):
             if not hosted.process.kill_tree():
@@ -290,6 +370,7 @@ class Host:
         del self._hosted[hosted.instance_id]
         for descriptor in (
             hosted.process.data.fileno(),
+            hosted.process.control.fileno(),
             hosted.process.pidfd,
             hosted.process.stdout_fd,
             hosted.process.stderr_fd,
@@ -309,6 +390,22 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def _printer(hosted: _Hosted, read_ns: int) -> int:
+    """Which of the calls that a runner has been given printed what was read then; 0 for the one that is served.
+
+    A call begins only when everything that the one before it printed has been read. So what was there to be read
+    before a call began is the other's.
+    """
+    given = hosted.given
+    if len(given) < 2:
+        return 0
+    attempt, began_ns = hosted.process.board.read()
+    if attempt not in given or began_ns < read_ns:
+        return attempt if attempt in given else 0
+    place = given.index(attempt)
+    return given[place - 1] if place else 0
 
 
 def _outputs(hosted: _Hosted) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -19,7 +19,6 @@ import socket
 import stat
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ import psutil
 
 from keepwarm_worker.guardian import MARKER_VARIABLE, kill_one_marked, marked_processes
 from keepwarm_worker.runner import frames
+from keepwarm_worker.runner.running import BOARD_BYTES, RunningBoard
 
 __all__ = [
     "ExitReason",
@@ -47,6 +47,7 @@ __all__ = [
 
 _PR_SET_CHILD_SUBREAPER = 36
 _READ_BYTES = 256 * 1024
+_WRITE_BYTES = 128 * 1024
 _READS_PER_TURN = 4
 MAX_PENDING_BYTES = 16 * 1024 * 1024
 
@@ -81,6 +82,7 @@ class InstanceProcess:
     marker: str
     data: socket.socket
     control: socket.socket
+    board: RunningBoard
     stdout_fd: int
     stderr_fd: int
     _popen: subprocess.Popen[bytes]
@@ -107,6 +109,7 @@ class InstanceProcess:
 
     def close(self) -> None:
         """Close the descriptors. A process that still lives is killed by this."""
+        self.board.close()
         self.data.close()
         self.control.close()
         for name in ("stdout_fd", "stderr_fd", "pidfd"):
@@ -170,7 +173,11 @@ def spawn_instance(
         for end in (data, control):
             end.setblocking(False)
             undo.callback(end.close)
-        command = [str(python), "-I", str(runner), str(data_child.fileno()), str(control_child.fileno()), str(spool)]
+        board_fd = os.memfd_create("keepwarm-board")
+        undo.callback(os.close, board_fd)
+        os.ftruncate(board_fd, BOARD_BYTES)
+        given = [data_child.fileno(), control_child.fileno(), board_fd]
+        command = [str(python), "-I", str(runner), str(given[0]), str(given[1]), str(spool), str(board_fd)]
         with data_child, control_child:
             try:
                 popen = subprocess.Popen(
@@ -181,23 +188,26 @@ def spawn_instance(
                     bufsize=0,
                     cwd=working_directory,
                     env=instance_environment(python, marker, environment, os.environ),
-                    pass_fds=(data_child.fileno(), control_child.fileno()),
+                    pass_fds=given,
                     start_new_session=True,
                 )
             except OSError as error:
                 raise SpawnError(f"cannot start an instance with {python} in {working_directory}: {error}") from error
-        process = _adopt(popen, marker, data, control)
+        process = _adopt(popen, marker, data, control, RunningBoard(board_fd))
         undo.pop_all()
+        os.close(board_fd)
         return process
 
 
-def _adopt(popen: subprocess.Popen[bytes], marker: str, data: socket.socket, control: socket.socket) -> InstanceProcess:
+def _adopt(
+    popen: subprocess.Popen[bytes], marker: str, data: socket.socket, control: socket.socket, board: RunningBoard
+) -> InstanceProcess:
     assert popen.stdout is not None
     assert popen.stderr is not None
     # Not reaped yet, so the pid is still this child's, even if it has died already.
     pidfd = os.pidfd_open(popen.pid)
     return InstanceProcess(
-        popen.pid, pidfd, marker, data, control, _take_over(popen.stdout), _take_over(popen.stderr), popen
+        popen.pid, pidfd, marker, data, control, board, _take_over(popen.stdout), _take_over(popen.stderr), popen
     )
 
 
@@ -245,7 +255,7 @@ class FrameWriter:
     _target: socket.socket
     closed: bool = False
     pending_bytes: int = 0
-    _queue: deque[memoryview] = field(default_factory=deque)
+    _queue: list[bytes] = field(default_factory=list)
 
     def queue(self, frame: frames.Frame) -> None:
         """Add a frame; `flush` sends it.
@@ -253,7 +263,7 @@ class FrameWriter:
         Raises:
             FrameError: the frame cannot be encoded, or `MAX_PENDING_BYTES` wait already: the instance reads nothing.
         """
-        data = memoryview(frames.encode(frame))
+        data = frames.encode(frame)
         if self.pending_bytes + len(data) > MAX_PENDING_BYTES:
             raise frames.FrameError(f"{self.pending_bytes} bytes wait for an instance that does not read")
         self._queue.append(data)
@@ -262,8 +272,10 @@ class FrameWriter:
     def flush(self) -> bool:
         """Send what the socket takes now. True if more is pending: call again when the socket is writable."""
         while self._queue:
+            taken, size = self._next_batch()
+            batch = self._queue[0] if taken == 1 else b"".join(self._queue[:taken])
             try:
-                sent = self._target.send(self._queue[0])
+                sent = self._target.send(batch)
             except BlockingIOError:
                 return True
             except OSError:
@@ -272,10 +284,18 @@ class FrameWriter:
                 self.pending_bytes = 0
                 return False
             self.pending_bytes -= sent
-            rest = self._queue.popleft()[sent:]
-            if rest:
-                self._queue.appendleft(rest)
+            self._queue[:taken] = [batch[sent:]] if sent < size else []
         return False
+
+    def _next_batch(self) -> tuple[int, int]:
+        """How many of the frames go out in one piece, and how long that is."""
+        taken = size = 0
+        for data in self._queue:
+            if taken and size + len(data) > _WRITE_BYTES:
+                break
+            taken += 1
+            size += len(data)
+        return taken, size
 
 
 def open_result(spool: Path, stored: frames.Stored) -> int:

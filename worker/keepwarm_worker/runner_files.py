@@ -16,7 +16,16 @@ from pathlib import Path
 
 __all__ = ["install_runner"]
 
-RUNNER_MODULES = ("main.py", "frames.py", "execution.py", "serialization.py", "failures.py", "control.py")
+RUNNER_MODULES = (
+    "main.py",
+    "frames.py",
+    "execution.py",
+    "serialization.py",
+    "failures.py",
+    "control.py",
+    "running.py",
+    "unread.py",
+)
 CLOUDPICKLE_DIRECTORY = "_keepwarm_cloudpickle"
 _HASH_DIGITS = 16
 _INSTALL_ATTEMPTS = 3

@@ -4,11 +4,13 @@ Only what was commanded at or before the beat's ``as_of`` may be judged missing:
 on its way. A beat older than the newest one is ignored.
 """
 
+from keepwarm_scheduler.core.ahead import watch
 from keepwarm_scheduler.core.calls import abandon, lose_attempt, send_cancel
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.dispatching import (
     book,
     hold_lease,
+    promote,
     put_on_idle,
     rebuild_lease,
     send_stop,
@@ -187,6 +189,8 @@ def _resume(cluster: Cluster, instance: Instance, reported: ReportedInstance) ->
     elif reported.state == "busy":
         change(instance, INSTANCE, InstanceState.BUSY)
         instance.pool.busy += 1
+        if instance.ahead:
+            promote(cluster, instance)
     else:
         change(instance, INSTANCE, InstanceState.IDLE)
         instance.ready_ns = instance.ready_ns or cluster.now_ns
@@ -208,8 +212,9 @@ def _sync_attempt(cluster: Cluster, instance: Instance, running: RunningAttempt)
     """An attempt runs on a node. If it is unknown it is from an earlier scheduler, or superseded."""
     if running.attempt in cluster.attempts or not cluster.was_given(running.attempt):
         return
-    if instance.state is not InstanceState.BUSY or instance.attempt is not None:
+    if instance.state is not InstanceState.BUSY:
         return
+    is_ahead = instance.attempt is not None
     attempt = Attempt(
         running.attempt,
         None,
@@ -217,10 +222,15 @@ def _sync_attempt(cluster: Cluster, instance: Instance, running: RunningAttempt)
         instance,
         0,
         cluster.now_ns - running.elapsed_us * 1_000,
-        is_running=True,
+        is_running=not is_ahead,
+        is_ahead=is_ahead,
     )
-    instance.attempt = attempt
     cluster.attempts[attempt.token] = instance.node.attempts[attempt.token] = attempt
-    book(attempt)
+    if is_ahead:
+        instance.ahead.append(attempt)
+        watch(cluster, instance)
+    else:
+        instance.attempt = attempt
+        book(attempt)
     if not claim(cluster, attempt):
         abandon(cluster, attempt)

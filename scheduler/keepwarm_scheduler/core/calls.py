@@ -14,6 +14,7 @@ from keepwarm_scheduler.core.dispatching import (
     free_instance,
     hold_lease,
     restart_lease,
+    serve,
     serve_node,
     stop,
 )
@@ -24,7 +25,7 @@ from keepwarm_scheduler.core.starting import admit, consider_starts
 from keepwarm_scheduler.core.state import Attempt, Call, Instance, Node
 from keepwarm_scheduler.core.transitions import CALL, CallState, InstanceState, change
 from keepwarm_wire.identifiers import epoch_of
-from keepwarm_wire.messages import AttemptDone, AttemptRefused, AttemptStarted, CancelAttempt, Failure, Status
+from keepwarm_wire.messages import RECALLED, AttemptDone, AttemptRefused, AttemptStarted, CancelAttempt, Failure, Status
 
 __all__ = [
     "abandon",
@@ -101,15 +102,18 @@ def attempt_refused(cluster: Cluster, node: Node, message: AttemptRefused) -> No
         cluster.astonished(node)
         return
     # Out of use before it could be given another call: what it does instead, the next beat tells.
+    reason = Reason.REFUSED
     if message.reason == "gone":
         end_instance(cluster, attempt.instance)
         new_room(cluster, node)
+    elif message.reason == RECALLED:
+        reason = Reason.RECALLED
     else:
         suspend(cluster, attempt.instance)
     _end_attempt(cluster, attempt)
     if attempt.call is not None:
         forget_doubt(cluster, attempt.key)  # it was not run
-        note(attempt.call, Decision(Reason.REFUSED, cluster.now_ns, node.name, attempt.instance.instance_id))
+        note(attempt.call, Decision(reason, cluster.now_ns, node.name, attempt.instance.instance_id))
         place_again(cluster, attempt.call)
 
 
@@ -153,6 +157,7 @@ def attempt_done(cluster: Cluster, node: Node, message: AttemptDone) -> None:
         _stale_outcome(cluster, node, message)
         return
     instance, call = attempt.instance, attempt.call
+    has_run = not attempt.is_ahead or message.sequence > instance.sequence
     instance.sequence = max(instance.sequence, message.sequence)
     if message.failure is not None:
         notices.blame(cluster, attempt, message.failure.kind)
@@ -167,7 +172,8 @@ def attempt_done(cluster: Cluster, node: Node, message: AttemptDone) -> None:
         if attempt.run_times is not None:
             attempt.run_times.add(message.run_us * 1_000)
         _end_call(cluster, node, call, attempt, message)
-    _after_use(cluster, instance, attempt)
+    if has_run:
+        _after_use(cluster, instance, attempt)
     if call is not None and is_given_up:
         _resume(cluster, call, attempt)
     serve_node(cluster, node)
@@ -198,6 +204,9 @@ def _end_call(cluster: Cluster, node: Node, call: Call, attempt: Attempt, messag
 
 def _after_use(cluster: Cluster, instance: Instance, attempt: Attempt) -> None:
     """The attempt's end begins the lease anew; a private instance has served its one call."""
+    if instance.state is InstanceState.BUSY:
+        _go_on(cluster, instance, attempt)
+        return
     if instance.state is not InstanceState.IDLE:
         return
     if instance.pool.is_private or attempt.keep_alive_us == 0:
@@ -208,6 +217,14 @@ def _after_use(cluster: Cluster, instance: Instance, attempt: Attempt) -> None:
     else:
         await_lease(cluster, instance)
     offer(cluster, instance)
+
+
+def _go_on(cluster: Cluster, instance: Instance, attempt: Attempt) -> None:
+    """The instance runs the next call already: the term begins anew beneath its pin, and there is room for another."""
+    if attempt.keep_alive_us is not None:
+        instance.lease.restart(attempt.function, cluster.now_ns, attempt.keep_alive_us)
+    instance.pool.roomy[instance.instance_id] = instance
+    serve(cluster, instance.pool)
 
 
 def _stale_outcome(cluster: Cluster, node: Node, message: AttemptDone) -> None:
@@ -331,11 +348,13 @@ def send_cancel(cluster: Cluster, attempt: Attempt) -> None:
 
 def time_out(cluster: Cluster, call: Call, which: str) -> None:
     """The queue timeout or the overall timeout is over."""
-    if call.state is CallState.DONE or (which == "queue" and call.state is not CallState.QUEUED):
+    if call.state is CallState.DONE:
         return
     options = call.function.options
     limit_us = options.queue_timeout_us if which == "queue" else options.overall_timeout_us
-    doing = f"it was waiting: {call.reason}" if call.state is CallState.QUEUED else "it was running"
+    is_ahead = call.attempt is not None and call.attempt.is_ahead
+    waits_for = "another call of its process" if is_ahead else call.reason
+    doing = f"it was waiting: {waits_for}" if waits_for else "it was running"
     message = f"The call did not {'start' if which == 'queue' else 'end'} within {limit_us / 1e6:g} s ({doing})."
     attempt = call.attempt
     fail(cluster, call, Status.TIMED_OUT, f"{which}_timeout", message)

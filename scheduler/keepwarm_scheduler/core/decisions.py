@@ -64,10 +64,15 @@ class Reason(IntEnum):
     """The instance was gone or busy; placed again."""
     FOUND = 14
     """Found running on a node after a restart of the scheduler."""
+    AHEAD = 15
+    """Sent to a busy instance, to be run there after others: they are known to be short."""
+    RECALLED = 16
+    """The call before it at its instance took longer than was expected; placed again."""
 
 
 NUMBERS: Final[dict[Reason, tuple[str, ...]]] = {
     Reason.IDLE: ("idle_copies_left", "uses_before"),
+    Reason.AHEAD: ("place", "uses_before"),
     Reason.WAIT: ("queued", "busy", "starting", "expected_wait_us", "cold_start_us"),
     Reason.UNDER_WAY: ("queued", "busy", "starting", "expected_wait_us", "cold_start_us"),
     Reason.START: ("queued", "busy", "starting", "expected_wait_us", "cold_start_us", "candidates"),

@@ -6,6 +6,7 @@ instance is idle; a call ends, the next one waits) looks at one pool and one nod
 """
 
 from keepwarm_scheduler.core import notices
+from keepwarm_scheduler.core.ahead import find_room, watch
 from keepwarm_scheduler.core.at_most_once import send_dispatch
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.decisions import Decision, Reason, note
@@ -14,7 +15,7 @@ from keepwarm_scheduler.core.placement import Claim
 from keepwarm_scheduler.core.state import Attempt, Call, Instance, Node, Pool
 from keepwarm_scheduler.core.transitions import CALL, INSTANCE, CallState, InstanceState, change
 from keepwarm_wire.fields import FOREVER_US
-from keepwarm_wire.messages import Dispatch, FunctionBody, FunctionLease, StopInstance
+from keepwarm_wire.messages import DeclareFunction, Dispatch, FunctionBody, FunctionLease, StopInstance
 
 __all__ = [
     "await_lease",
@@ -30,6 +31,7 @@ __all__ = [
     "next_call",
     "open_node",
     "park",
+    "promote",
     "rebuild_lease",
     "release_booking",
     "serve",
@@ -55,17 +57,25 @@ def next_call(pool: Pool) -> Call | None:
 
 
 def serve(cluster: Cluster, pool: Pool) -> None:
-    """Send waiting calls to idle instances until one or the other runs out."""
+    """Send waiting calls to idle instances until one or the other runs out, then some ahead to busy ones."""
     while pool.idle and pool.queue:
         instance = pool.idle.pop()
         if has_cpu(instance.node, pool):
             dispatch(cluster, pool.take(), instance)
         else:
             park(instance)
+    while pool.roomy and (call := pool.queue.head()) is not None:
+        busy = find_room(cluster, pool, call)
+        if busy is None:
+            return
+        dispatch(cluster, pool.take(), busy)
 
 
 def serve_at_once(cluster: Cluster, pool: Pool, call: Call) -> bool:
-    """Send a call that has just come to an idle instance, past the queue, which is empty where one is idle."""
+    """Send a call that has just come to an idle instance, past the queue, which is empty where one is idle.
+
+    Where none is, it may be sent ahead to a busy one, if nothing waits that came before it.
+    """
     while pool.idle:
         instance = pool.idle.pop()
         if has_cpu(instance.node, pool):
@@ -73,7 +83,11 @@ def serve_at_once(cluster: Cluster, pool: Pool, call: Call) -> bool:
             return True
         park(instance)
         note(call, Decision(Reason.NO_CPU, cluster.now_ns, instance.node.name, instance.instance_id))
-    return False
+    busy = find_room(cluster, pool, call) if pool.roomy and not pool.queue else None
+    if busy is None:
+        return False
+    dispatch(cluster, call, busy)
+    return True
 
 
 def serve_node(cluster: Cluster, node: Node) -> None:
@@ -198,35 +212,36 @@ def release_booking(attempt: Attempt) -> None:
 
 
 def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
-    """Make an attempt: the instance is pinned, has no deadline any more, and the node is told."""
+    """Make an attempt and tell the node: on an idle instance, which is pinned by it and has no deadline any more.
+
+    On a busy one it is run ahead: next, and without another word, once those before it have ended.
+    """
     pool, node, function, session = instance.pool, instance.node, call.function, call.session
     declaration = function.declaration
+    is_ahead = instance.state is InstanceState.BUSY
     change(call, CALL, CallState.DISPATCHED)
-    change(instance, INSTANCE, InstanceState.BUSY)
     call.reason = ""
-    pool.busy += 1
-    if call.timed:
-        cluster.cancel_timer("queue", call.key)
-    if declaration.version not in node.functions_sent:
-        node.functions_sent[declaration.version] = None
-        cluster.send(
-            node,
-            FunctionBody(
-                declaration.version, declaration.name, declaration.codec, declaration.has_setup, declaration.body
-            ),
-        )
+    _send_function(cluster, node, declaration)
     attempt = Attempt(cluster.next_attempt(), call, call.key, instance, cluster.next_command(node), cluster.now_ns)
     attempt.function, attempt.keep_alive_us = declaration.name, declaration.options.keep_alive_us
-    attempt.run_times = function.run_times
-    call.attempt = instance.attempt = attempt
+    attempt.run_times, attempt.is_ahead = function.run_times, is_ahead
+    call.attempt = attempt
     _note_dispatch(cluster, call, instance)
     session.turn = cluster.namespace_turns[pool.namespace] = attempt.token
     instance.clock, instance.used_ns, instance.score = cluster.clock, cluster.now_ns, None
     instance.uses += 1
     pool.worth.called(cluster.clock, cluster.start_cost_ns(pool), instance.memory_bytes)
     cluster.attempts[attempt.token] = node.attempts[attempt.token] = attempt
-    book(attempt)
-    options = function.options
+    if is_ahead:
+        instance.ahead.append(attempt)
+        watch(cluster, instance)
+    else:
+        change(instance, INSTANCE, InstanceState.BUSY)
+        pool.busy += 1
+        instance.busy_ns = cluster.now_ns
+        pool.roomy[instance.instance_id] = instance
+        _take_place(cluster, instance, attempt)
+    options = declaration.options
     message = Dispatch(
         attempt.command,
         instance.instance_id,
@@ -238,11 +253,39 @@ def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
         options.startup_timeout_us,
         options.run_timeout_us,
         call.arguments,
+        is_ahead,
     )
     if session.is_keeper or options.at_most_once:
         send_dispatch(cluster, node, call, message)
     else:
         cluster.send(node, message)
+
+
+def _send_function(cluster: Cluster, node: Node, declaration: DeclareFunction) -> None:
+    """The function's bytes, unless the node has them."""
+    version = declaration.version
+    if version not in node.functions_sent:
+        node.functions_sent[version] = None
+        cluster.send(
+            node,
+            FunctionBody(version, declaration.name, declaration.codec, declaration.has_setup, declaration.body),
+        )
+
+
+def _take_place(cluster: Cluster, instance: Instance, attempt: Attempt) -> None:
+    """From now on the attempt is the one that its instance runs."""
+    instance.attempt = attempt
+    book(attempt)
+    call = attempt.call
+    if call is not None and call.timed:
+        cluster.cancel_timer("queue", call.key)
+
+
+def promote(cluster: Cluster, instance: Instance) -> None:
+    """The instance runs the first of the calls that were sent ahead to it."""
+    attempt = instance.ahead.popleft()
+    attempt.is_ahead, attempt.dispatched_ns = False, cluster.now_ns
+    _take_place(cluster, instance, attempt)
 
 
 def _note_dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
@@ -251,26 +294,37 @@ def _note_dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
     is_its_first = instance.uses == 0 and instance.ready_ns > call.submitted_ns
     if start is not None and is_its_first and start not in call.decisions:
         note(call, start)
-    numbers = (len(instance.pool.idle), instance.uses)
-    note(call, Decision(Reason.IDLE, cluster.now_ns, instance.node.name, instance.instance_id, numbers))
+    if instance.state is InstanceState.BUSY:
+        reason, numbers = Reason.AHEAD, (len(instance.ahead) + 1, instance.uses)
+    else:
+        reason, numbers = Reason.IDLE, (len(instance.pool.idle), instance.uses)
+    note(call, Decision(reason, cluster.now_ns, instance.node.name, instance.instance_id, numbers))
 
 
 def free_instance(cluster: Cluster, attempt: Attempt) -> None:
-    """An attempt is over: its booking is released and its instance, if it lives, is idle again."""
+    """An attempt is over: its booking is released and its instance, if it lives, runs the next one or is idle again."""
     instance = attempt.instance
     cluster.attempts.pop(attempt.token, None)
     if cluster.unclaimed.get(attempt.key) is attempt:
         del cluster.unclaimed[attempt.key]
         cluster.cancel_timer("unclaimed", attempt.token)
     instance.node.attempts.pop(attempt.token, None)
+    if attempt.is_ahead:
+        instance.ahead.remove(attempt)
+        return
     release_booking(attempt)
     if instance.attempt is not attempt:
         return
     instance.attempt = None
-    if instance.state is InstanceState.BUSY:
-        instance.pool.busy -= 1
-        change(instance, INSTANCE, InstanceState.IDLE)
-        put_on_idle(instance)
+    if instance.state is not InstanceState.BUSY:
+        return
+    if instance.ahead:
+        promote(cluster, instance)
+        return
+    instance.pool.busy -= 1
+    instance.pool.roomy.pop(instance.instance_id, None)
+    change(instance, INSTANCE, InstanceState.IDLE)
+    put_on_idle(instance)
 
 
 # ---------------------------------------------------------------- leases

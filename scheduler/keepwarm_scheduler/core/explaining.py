@@ -274,6 +274,12 @@ def _idle(decision: Decision) -> str:
     return f"sent to the idle process used last, on {decision.node}, {served}{left}."
 
 
+def _ahead(decision: Decision) -> str:
+    place, _ = decision.numbers
+    before = _count(place, "short call")
+    return f"sent ahead to a busy process on {decision.node}, with {before} to be run before it."
+
+
 def _no_room(decision: Decision) -> str:
     queued, busy, starting = decision.numbers
     works = f"{busy} busy, {starting} starting"
@@ -293,6 +299,10 @@ def _make_room(decision: Decision) -> str:
 
 _TEXTS: dict[Reason, Callable[[Decision], str]] = {
     Reason.IDLE: _idle,
+    Reason.AHEAD: _ahead,
+    Reason.RECALLED: lambda one: (
+        f"the call before it in the process on {one.node} took longer than was expected: placed again."
+    ),
     Reason.LOCK: lambda _: "its environment had to be resolved first.",
     Reason.RECOVERING: lambda _: "the scheduler had been restarted: a node might have been running it already.",
     Reason.WAIT: _wait,

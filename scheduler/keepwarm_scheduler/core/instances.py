@@ -163,6 +163,7 @@ def _leave_state(instance: Instance) -> None:
         instance.pool.starting -= 1
     elif instance.state is InstanceState.BUSY:
         instance.pool.busy -= 1
+        instance.pool.roomy.pop(instance.instance_id, None)
 
 
 def suspend(cluster: Cluster, instance: Instance) -> None:

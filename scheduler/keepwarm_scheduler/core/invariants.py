@@ -66,7 +66,9 @@ def _check_pool(cluster: Cluster, pool: Pool) -> None:
     assert waiting == idle, f"{name}: {waiting} on the stack or parked, idle are {list(idle)}"
     assert not any(instance.is_parked for instance in pool.idle), f"{name}: a parked instance is on the stack"
     assert not (pool.idle and pool.queued), f"{name}: {pool.queued} calls wait beside {len(pool.idle)} idle instances"
-    running = {token for token, attempt in cluster.attempts.items() if attempt.instance.pool is pool}
+    running = {token for token, one in cluster.attempts.items() if one.instance.pool is pool and not one.is_ahead}
+    busy = {key for key, instance in pool.instances.items() if instance.state is InstanceState.BUSY}
+    assert set(pool.roomy) <= busy, f"{name}: room is looked for on {list(pool.roomy)}, busy are {busy}"
     assert set(pool.attempts) == running, f"{name}: attempts {list(pool.attempts)}, running are {running}"
     siblings = cluster.pools_of.get(pool.environment_id, {})
     assert siblings.get(pool.key) is pool, f"{name} is not listed by its environment"
@@ -163,6 +165,14 @@ def _check_instance(cluster: Cluster, instance: Instance) -> None:
         assert instance.state is InstanceState.BUSY, f"{name} is {instance.state} and has an attempt"
         assert cluster.attempts.get(instance.attempt.token) is instance.attempt, f"{name} has an attempt that is over"
         assert instance.attempt.instance is instance, f"{name} has another instance's attempt"
+        assert not instance.attempt.is_ahead, f"{name} runs an attempt that waits"
+    for attempt in instance.ahead:
+        assert attempt.is_ahead, f"{name}: an attempt waits and does not"
+        assert attempt.instance is instance, f"{name}: another instance's attempt waits"
+        assert cluster.attempts.get(attempt.token) is attempt, f"{name}: an attempt waits that is over"
+    is_timed = ("recall", instance.instance_id) in cluster.timers
+    assert is_timed == instance.is_recall_timed, f"{name}: recall timed is {is_timed}"
+    assert is_timed or not instance.ahead, f"{name}: nobody looks after what waits"
     if instance.state is InstanceState.IDLE:
         filed_ns = cluster.leases.deadline_ns(instance.instance_id)
         if instance.lease.is_infinite:
@@ -182,7 +192,10 @@ def _check_attempt(attempt: Attempt) -> None:
         assert call.attempt is attempt, f"{name}: its call has attempt {call.attempt}"
         assert call.state in _WITH_ATTEMPT, f"{name}: its call is {call.state}"
         assert call.key == attempt.key, f"{name}: its call is another"
-    if attempt.instance.state is InstanceState.BUSY:
+    if attempt.is_ahead:
+        assert attempt in attempt.instance.ahead, f"{name} waits at an instance that does not know"
+        assert (attempt.cpu, attempt.custom) == (0, ()), f"{name} waits and has booked something"
+    elif attempt.instance.state is InstanceState.BUSY:
         assert attempt.instance.attempt is attempt, f"{name}: its instance serves another"
 
 
@@ -210,7 +223,8 @@ def _check_call(cluster: Cluster, call: Call, name: str) -> None:
         assert call.attempt is not None, f"{name} is {call.state} without an attempt"
         assert cluster.attempts.get(call.attempt.token) is call.attempt, f"{name}: its attempt is over"
         assert call.attempt.call is call, f"{name}: its attempt serves another call"
-        assert ("queue", call.key) not in cluster.timers, f"{name} is {call.state} and its queue timeout runs"
+        is_timed = ("queue", call.key) in cluster.timers
+        assert call.attempt.is_ahead or not is_timed, f"{name} is {call.state} and its queue timeout runs"
         return
     assert call.attempt is None, f"{name} is queued and has an attempt"
     assert call.reason in _REASONS, f"{name} is queued for no reason: {call.reason!r}"
@@ -242,6 +256,7 @@ def _check_wheels(cluster: Cluster) -> None:
     calls = sum(len(session.calls) for session in cluster.sessions.values())
     recovering = len(cluster.unclaimed) + len(cluster.held) + len(cluster.attempts)
     others = len(cluster.sessions) + len(cluster.nodes) + len(cluster.pools) + len(cluster.cordons) + 3
+    others += len(cluster.instances)  # a recall each
     book = cluster.book
     others += len(book.records) + len(book.keys) + len(book.functions) + len(book.doubts) + 1
     assert len(cluster.timers) <= len(_CALL_TIMERS) * calls + recovering + others, "more timers than subjects"

@@ -26,6 +26,7 @@ from keepwarm_scheduler.core import (
     starting,
     status,
 )
+from keepwarm_scheduler.core.ahead import recall_due
 from keepwarm_scheduler.core.at_most_once import forget_doubt
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.config import CoreConfig
@@ -369,6 +370,7 @@ def _held(cluster: Cluster, key: tuple[bytes, int]) -> None:
 _OTHER_TIMERS: dict[str, Callable[[Cluster, Any], None]] = {
     "recovery": lambda cluster, _: recovery.end(cluster),
     "drain": cordons.timer_due,
+    "recall": recall_due,
     "unclaimed": _unclaimed,
     "held": _held,
     "expiry": detached_ends.expire,

@@ -64,6 +64,7 @@ def _new_node(cluster: Cluster, peer: bytes, hello: AgentHello) -> Node:
         {"cpu": 0, "memory": 0, "gpu": 0} | capacity,
         {"cpu": 0, "memory": 0, "gpu": 0} | capacity,
         cluster.now_ns,
+        hello.ahead_max,
         is_closed=hello.node in cluster.cordons,
         unfiled=cluster.unfiled,
     )

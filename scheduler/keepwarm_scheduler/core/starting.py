@@ -70,7 +70,7 @@ def admit(cluster: Cluster, call: Call, *, first: bool = False) -> Pool | None:
         note(call, Decision(Reason.LOCK, cluster.now_ns))
         environment.waiting.append(call)
         resolve(cluster, environment)
-    elif not pool.idle or not serve_at_once(cluster, pool, call):
+    elif not (pool.idle or pool.roomy) or not serve_at_once(cluster, pool, call):
         enqueue(pool, call, first=first)
     return pool
 

@@ -118,6 +118,8 @@ class Pool:
     waiting: dict[RunTimes, int] = field(default_factory=dict)
     """How many calls of each function version are in the queue."""
     idle: list["Instance"] = field(default_factory=list)
+    roomy: OrderedDict[int, "Instance"] = field(default_factory=OrderedDict)
+    """Busy ones that may take calls ahead; whether they can is looked at when one is wanted."""
     instances: dict[int, "Instance"] = field(default_factory=dict)
     per_node: dict[str, int] = field(default_factory=dict)
     starting: int = 0
@@ -226,6 +228,11 @@ class Instance:
     start_us: int = 0
     phase: str = ""
     attempt: "Attempt | None" = None
+    ahead: deque["Attempt"] = field(default_factory=deque)
+    """Attempts that it runs after that one, in this order."""
+    is_recall_timed: bool = False
+    busy_ns: int = 0
+    """Since when it has been busy without a pause."""
     lease: Lease = field(default_factory=Lease)
     is_lease_unknown: bool = False
     gpu: int = 0
@@ -263,6 +270,8 @@ class Node:
     capacity: dict[str, int]
     free: dict[str, int]
     heard_ns: int
+    ahead_max: int = 0
+    """How many calls its agent takes for a busy instance."""
     state: NodeState = NodeState.ALIVE
     is_closed: bool = False
     """No call is sent there and nothing is started: suspect, or cordoned. Its idle instances are parked."""
@@ -374,6 +383,8 @@ class Attempt:
     function: str = ""
     keep_alive_us: int | None = None
     is_running: bool = False
+    is_ahead: bool = False
+    """It waits at its instance for the one that runs there; it has booked nothing."""
     is_overdue: bool = False
     """Its call has timed out here and is over: it is only being stopped."""
     cancel_command: int = 0

@@ -85,6 +85,7 @@ FROM_THE_SCHEDULER: frozenset[type] = frozenset(
         wire.StopInstance,
         wire.Dispatch,
         wire.CancelAttempt,
+        wire.RecallAttempts,
         wire.FunctionBody,
         wire.Final,
         wire.AgentBeatReply,

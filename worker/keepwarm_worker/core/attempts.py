@@ -11,13 +11,14 @@ Rules:
 from keepwarm_wire import messages as wire
 from keepwarm_wire.fields import FOREVER_US
 from keepwarm_worker.core import events, failures, functions, instances
-from keepwarm_worker.core.effects import CancelCall, LoadFunction, StartCall
+from keepwarm_worker.core.effects import CancelCall, LoadFunction, RecallCall, StartCall
 from keepwarm_worker.core.failures import failure, seconds
 from keepwarm_worker.core.outcomes import refuse, settle
 from keepwarm_worker.core.state import AgentState, Attempt, Instance
 from keepwarm_worker.core.transitions import ATTEMPT, INSTANCE, AttemptState, InstanceState, change
 
 __all__ = [
+    "AHEAD_MAX",
     "on_cancel_attempt",
     "on_cancel_due",
     "on_dispatch",
@@ -32,6 +33,9 @@ __all__ = [
     "on_timeout_due",
 ]
 
+AHEAD_MAX = 128
+"""So many calls an instance's runner is given besides the one that it runs."""
+
 _NO_RESULT = b""
 _WITH_RUNNER = (AttemptState.LOADING, AttemptState.RUNNING)
 
@@ -41,6 +45,9 @@ def on_dispatch(state: AgentState, command: wire.Dispatch) -> None:
     if command.attempt in state.attempts:
         return
     instance = state.instances.get(command.instance_id)
+    if instance is not None and instance.state is InstanceState.BUSY and command.is_ahead and not state.stopping:
+        _take_ahead(state, command, instance)
+        return
     if instance is None or instance.state is not InstanceState.IDLE or state.stopping:
         reason = "gone" if instance is None else "stopping" if state.stopping else instance.state.value
         state.say(wire.AttemptRefused(command.attempt, command.instance_id, reason))
@@ -53,6 +60,22 @@ def on_dispatch(state: AgentState, command: wire.Dispatch) -> None:
     if isinstance(command.arguments, wire.Reference):
         functions.hold_payload(state, command.arguments, attempt.token)
     _proceed(state, attempt)
+
+
+def _take_ahead(state: AgentState, command: wire.Dispatch, instance: Instance) -> None:
+    """Give a busy instance's runner a call for later, if nothing is missing; else it goes back at once."""
+    function = functions.find_function(state, command.version)
+    is_ready = function is not None and function.available and not isinstance(command.arguments, wire.Reference)
+    serving = state.attempts.get(instance.attempt)
+    # Runners run in the order in which they are given calls: none may get past one that still waits for its bytes.
+    is_fed = serving is not None and serving.state is not AttemptState.FETCHING and len(instance.ahead) < AHEAD_MAX
+    if function is None or not is_ready or not is_fed or _mismatch(function.message.codec, instance.command.python):
+        state.say(wire.AttemptRefused(command.attempt, command.instance_id, wire.RECALLED))
+        return
+    attempt = state.attempts[command.attempt] = Attempt(command, state.now_ns)
+    attempt.function_name = function.message.name
+    instance.ahead.append(attempt.token)
+    _give_to_runner(state, attempt, instance, function.message)
 
 
 def on_function_body(state: AgentState, message: wire.FunctionBody) -> None:
@@ -119,8 +142,8 @@ def on_runner_output(state: AgentState, event: events.RunnerOutput) -> None:
     config = state.config
     if event.stream == 2:
         instance.stderr_tail = (instance.stderr_tail + event.data)[-config.stderr_tail_bytes :]
-    attempt = state.attempts.get(instance.attempt)
-    if attempt is None or attempt.state is AttemptState.FETCHING:
+    attempt = state.attempts.get(event.attempt or instance.attempt)
+    if attempt is None or attempt.state is AttemptState.FETCHING or attempt.outcome is not None:
         return
     kept = event.data[: config.output_bytes_max - attempt.output_bytes]
     attempt.output_bytes += len(kept)
@@ -169,7 +192,10 @@ def on_timeout_due(state: AgentState, token: int) -> None:
 def on_cancel_due(state: AgentState, token: int) -> None:
     """The attempt did not end when asked to: its process must, whoever else holds a lease on it."""
     instance = state.instances[state.attempts[token].command.instance_id]
-    if instance.state is InstanceState.BUSY:
+    if instance.attempt != token:
+        # Its process runs another call, which has done nothing wrong: what comes of this one is known after that.
+        state.timers.set(("cancel", token), state.now_ns + state.config.cancel_grace_ns)
+    elif instance.state is InstanceState.BUSY:
         change(instance, INSTANCE, InstanceState.STOPPING)
         instance.end_cause = "killed"
         instances.on_terminate_due(state, instance.instance_id)
@@ -182,9 +208,13 @@ def on_process_exited(state: AgentState, event: events.ProcessExited) -> None:
         return
     why = _why_died(instance, event)
     attempt, fatal = state.attempts.get(instance.attempt), 0
+    ahead = [state.attempts[token] for token in instance.ahead]
+    instance.ahead.clear()
     if attempt is not None:
         fatal = attempt.token if attempt.began or attempt.verdict is not None else 0
         _settle_dead(state, attempt, why, event)
+    for waiting in ahead:
+        _settle_dead(state, waiting, why, event)
     if instance.state is InstanceState.STOPPING:
         instances.end(state, instance, instance.end_cause, instance.end_failure, instance.end_retryable, fatal)
     elif instance.state is InstanceState.STARTING:
@@ -235,10 +265,12 @@ def _give_to_runner(state: AgentState, attempt: Attempt, instance: Instance, fun
                 function.body,
             )
         )
+    is_timed = command.run_timeout_us < FOREVER_US
     state.effects.append(
-        StartCall(instance.instance_id, attempt.token, function.name, function.version, command.arguments)
+        StartCall(instance.instance_id, attempt.token, function.name, function.version, command.arguments, is_timed)
     )
-    _set_timeout(state, attempt, command.startup_timeout_us)
+    if instance.attempt == attempt.token:
+        _set_timeout(state, attempt, command.startup_timeout_us)
 
 
 def _mismatch(codec: str, python: str) -> wire.Failure | None:
@@ -278,6 +310,8 @@ def _ask_to_stop(state: AgentState, attempt: Attempt, status: int, why: wire.Fai
         attempt.verdict = (status, why)
         timed_out = status == wire.Status.TIMED_OUT
         state.timers.cancel(("timeout", attempt.token))
+        if state.instances[attempt.command.instance_id].attempt != attempt.token:
+            state.effects.append(RecallCall(attempt.command.instance_id, attempt.token))
         state.effects.append(CancelCall(attempt.command.instance_id, attempt.token, timed_out))
         state.timers.set(("cancel", attempt.token), state.now_ns + grace_ns)
 

@@ -19,6 +19,7 @@ __all__ = [
     "FetchPayload",
     "KillTree",
     "LoadFunction",
+    "RecallCall",
     "RunBuild",
     "RunLock",
     "SendMessage",
@@ -83,13 +84,25 @@ class LoadFunction(NamedTuple):
 
 
 class StartCall(NamedTuple):
-    """Have the runner run an attempt: RunnerStarted, RunnerOutput*, then RunnerResult or ProcessExited."""
+    """Have the runner run an attempt, after those it was given before: RunnerStarted, RunnerOutput*, RunnerResult.
+
+    RunnerStarted is told at once only with ``is_timed``, or for a function that is not set up yet; else it may come as
+    late as what follows it. ProcessExited ends it all.
+    """
 
     instance_id: int
     attempt: int
     name: str
     version: bytes
     arguments: bytes | Reference
+    is_timed: bool = False
+
+
+class RecallCall(NamedTuple):
+    """Ask the runner not to run an attempt that it has not begun: RunnerRecalled, or whatever comes of it."""
+
+    instance_id: int
+    attempt: int
 
 
 class CancelCall(NamedTuple):
@@ -156,6 +169,7 @@ Effect = (
     | SpawnInstance
     | LoadFunction
     | StartCall
+    | RecallCall
     | CancelCall
     | AskToExit
     | Terminate

@@ -29,6 +29,7 @@ __all__ = [
     "RunnerHello",
     "RunnerLost",
     "RunnerOutput",
+    "RunnerRecalled",
     "RunnerResult",
     "RunnerSetupDone",
     "RunnerStarted",
@@ -173,12 +174,20 @@ class RunnerResult(NamedTuple):
     run_us: int
 
 
+class RunnerRecalled(NamedTuple):
+    """The runner will not run an attempt that it had not begun."""
+
+    instance_id: int
+    attempt: int
+
+
 class RunnerOutput(NamedTuple):
-    """The process of an instance wrote to file descriptor 1 or 2."""
+    """The process of an instance wrote to file descriptor 1 or 2, as this attempt; 0 for the one it serves."""
 
     instance_id: int
     stream: int
     data: bytes
+    attempt: int = 0
 
 
 class RunnerLost(NamedTuple):
@@ -246,6 +255,7 @@ Event = (
     | RunnerStarted
     | RunnerSetupDone
     | RunnerResult
+    | RunnerRecalled
     | RunnerOutput
     | RunnerLost
     | ProcessExited

@@ -229,8 +229,8 @@ def describe(state: AgentState, instance: Instance) -> wire.InstanceState:
         wire.FunctionLease(name, lease.keep_alive_us, (now_ns - lease.ended_ns) // 1000)
         for name, lease in instance.leases.items()
     )
-    attempt = state.attempts.get(instance.attempt)
-    running = () if attempt is None else (describe_attempt(state, attempt),)
+    tokens = (instance.attempt, *instance.ahead) if instance.attempt else ()
+    running = tuple(describe_attempt(state, state.attempts[token]) for token in tokens)
     command = instance.command
     return wire.InstanceState(
         instance.instance_id,

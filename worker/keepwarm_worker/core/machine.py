@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keepwarm_wire import messages as wire
-from keepwarm_worker.core import attempts, events, instances, leaving, link, outcomes, work
+from keepwarm_worker.core import attempts, events, instances, leaving, link, outcomes, recalling, work
 from keepwarm_worker.core.effects import Effect
 from keepwarm_worker.core.state import AgentState, CoreConfig
 
@@ -64,6 +64,7 @@ _EVENTS: dict[type[Any], Callable[[AgentState, Any], None]] = {
     events.RunnerStarted: attempts.on_runner_started,
     events.RunnerSetupDone: attempts.on_runner_setup_done,
     events.RunnerResult: attempts.on_runner_result,
+    events.RunnerRecalled: recalling.on_runner_recalled,
     events.RunnerOutput: attempts.on_runner_output,
     events.RunnerLost: instances.on_runner_lost,
     events.ProcessExited: attempts.on_process_exited,
@@ -79,6 +80,7 @@ _COMMANDS: dict[type[Any], Callable[[AgentState, Any], None]] = {
     wire.StopInstance: instances.on_stop_instance,
     wire.Dispatch: attempts.on_dispatch,
     wire.CancelAttempt: attempts.on_cancel_attempt,
+    wire.RecallAttempts: recalling.on_recall_attempts,
 }
 
 _MESSAGES: dict[type[Any], Callable[[AgentState, Any], None]] = {

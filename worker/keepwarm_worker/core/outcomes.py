@@ -7,9 +7,10 @@ Rules:
 """
 
 from keepwarm_wire import messages as wire
+from keepwarm_wire.fields import FOREVER_US
 from keepwarm_worker.core import events, functions, instances
 from keepwarm_worker.core.effects import DropResult, UploadResult
-from keepwarm_worker.core.state import AgentState, Attempt, Lease
+from keepwarm_worker.core.state import AgentState, Attempt, Instance, Lease
 from keepwarm_worker.core.transitions import ATTEMPT, AttemptState, InstanceState, change
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "on_final",
     "on_result_refused",
     "on_result_stored",
+    "promote",
     "refuse",
     "repeat",
     "settle",
@@ -60,7 +62,7 @@ def settle(
         state.effects.append(UploadResult(attempt.token))
 
 
-def refuse(state: AgentState, attempt: Attempt) -> None:
+def refuse(state: AgentState, attempt: Attempt, reason: str = "ended") -> None:
     """An attempt's instance ended before the attempt began, or the agent leaves: the call is to be placed again."""
     _leave_instance(state, attempt)
     if attempt.began:
@@ -68,7 +70,7 @@ def refuse(state: AgentState, attempt: Attempt) -> None:
         change(attempt, ATTEMPT, AttemptState.DROPPED)
     else:
         change(attempt, ATTEMPT, AttemptState.REFUSED)
-        state.say(wire.AttemptRefused(attempt.token, attempt.command.instance_id, "ended"))
+        state.say(wire.AttemptRefused(attempt.token, attempt.command.instance_id, reason))
     del state.attempts[attempt.token]
 
 
@@ -132,7 +134,10 @@ def _drop_result(state: AgentState, attempt: Attempt) -> None:
 
 
 def _leave_instance(state: AgentState, attempt: Attempt) -> int:
-    """Free the instance of an attempt and start its leases anew; the instance's sequence from now on."""
+    """Free the instance of an attempt and start its leases anew; the instance's sequence from now on.
+
+    An attempt that only waited there has served nothing: it leaves no trace.
+    """
     command = attempt.command
     for timer in ("timeout", "cancel"):
         state.timers.cancel((timer, attempt.token))
@@ -140,10 +145,28 @@ def _leave_instance(state: AgentState, attempt: Attempt) -> int:
     if isinstance(command.arguments, wire.Reference):
         functions.release_payload(state, command.arguments.payload_id, attempt=attempt.token)
     instance = state.instances[command.instance_id]
+    if instance.attempt != attempt.token:
+        if attempt.token in instance.ahead:
+            instance.ahead.remove(attempt.token)
+        return instance.sequence
     instance.attempt = 0
     instance.sequence += 1
     instance.leases.pop(instances.NO_FUNCTION, None)
     instance.leases[attempt.function_name or command.version.hex()] = Lease(command.keep_alive_us, state.now_ns)
-    if instance.state is InstanceState.BUSY:
+    if instance.state is not InstanceState.BUSY:
+        return instance.sequence
+    if instance.ahead:
+        promote(state, instance)
+    else:
         instances.become_idle(state, instance)
     return instance.sequence
+
+
+def promote(state: AgentState, instance: Instance) -> None:
+    """The runner goes on with the next of the attempts that it was given."""
+    attempt = state.attempts[instance.ahead.popleft()]
+    instance.attempt = attempt.token
+    instance.stderr_tail = b""
+    timeout_us = attempt.command.startup_timeout_us
+    if timeout_us < FOREVER_US and attempt.state is AttemptState.LOADING:
+        state.timers.set(("timeout", attempt.token), state.now_ns + timeout_us * 1000)

@@ -74,6 +74,8 @@ class Instance:
     memory_bytes: int = 0
     attempt: int = 0
     """Token of the attempt it serves, 0 for none."""
+    ahead: deque[int] = field(default_factory=deque)
+    """Tokens of those that its runner was given to be run after that one, in this order."""
     leases: dict[str, Lease] = field(default_factory=dict)
     loaded: dict[str, bytes] = field(default_factory=dict)
     """Versions of the functions that the runner was given, by name."""
@@ -239,7 +241,8 @@ def check_invariants(state: AgentState) -> None:
         assert token == attempt.token
         serving = attempt.state in _SERVING
         host = state.instances.get(attempt.command.instance_id)
-        assert serving == (host is not None and host.attempt == token), attempt
+        is_given = host is not None and (host.attempt == token or token in host.ahead)
+        assert serving == is_given, attempt
         assert attempt.state is not AttemptState.DONE or attempt.outcome is not None, attempt
         assert attempt.output_bytes <= state.config.output_bytes_max, attempt
     for version, tokens in state.wanted_functions.items():
@@ -264,6 +267,8 @@ def _check_instance(state: AgentState, instance_id: int, instance: Instance) -> 
         assert instance.attempt in state.attempts, instance
     elif instance.state is not InstanceState.STOPPING:
         assert instance.attempt == 0, instance
+    assert instance.attempt or not instance.ahead, instance
+    assert instance.attempt not in instance.ahead, instance
     if instance.state is InstanceState.BUILDING:
         assert instance_id in state.builds[instance.command.environment_id].waiting
     if instance.state is InstanceState.STOPPING:

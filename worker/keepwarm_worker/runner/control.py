@@ -6,6 +6,7 @@ signalled; the signal's handler runs in the main thread between two bytecodes an
 Rules:
 - The exception is raised exactly if that attempt is inside `Interrupts.guard`, at most once per guarded region, and
   never in the runner's own code: not while a frame is written, not between two calls.
+- An attempt that is asked back either begins or is given back, never both: one lock decides.
 - A request that comes before its attempt began is kept and raised as the attempt begins: the two sockets are not
   ordered. One that comes after is forgotten.
 - When the control socket ends the agent is gone: the whole process group is killed at once, whatever user code does.
@@ -55,6 +56,9 @@ class Interrupts:
         self._requests: Dict[int, Type[BaseException]] = {}
         self._main_thread = _thread.get_ident()
         self.delivered: Optional[Type[BaseException]] = None
+        self._lock = _thread.allocate_lock()
+        self._begun = 0
+        self._recalled: Dict[int, None] = {}
         signal.signal(_INTERRUPT_SIGNAL, self._on_signal)
 
     def request(self, attempt: int, error: Type[BaseException]) -> None:
@@ -69,9 +73,25 @@ class Interrupts:
             except BlockingIOError:
                 pass  # the queue of real-time signals is full: one of ours is in it, or the agent goes on to SIGTERM
 
-    def begin(self) -> None:
-        """A new attempt: nothing has been delivered to it."""
+    def begin(self, attempt: int) -> bool:
+        """A new attempt: nothing has been delivered to it. False if it was asked back: it must not run.
+
+        Attempts come in the order of their numbers.
+        """
+        with self._lock:
+            if self._recalled and self._recalled.pop(attempt, 0) is None:
+                return False
+            self._begun = attempt
         self.delivered = None
+        return True
+
+    def recall(self, attempt: int) -> bool:
+        """From the helper thread: see that an attempt does not begin. False if it is too late."""
+        with self._lock:
+            if attempt <= self._begun:
+                return False
+            self._recalled[attempt] = None
+            return True
 
     def end(self, attempt: int) -> None:
         """The attempt has its outcome: a later request for it means nothing."""
@@ -129,6 +149,10 @@ def _watch(control_fd: int, interrupts: Interrupts) -> None:
             if not data:
                 break
             for frame in decoder.feed(data):
+                if type(frame) is frames.Recall:
+                    if interrupts.recall(frame.attempt):
+                        os.write(control_fd, frames.encode(frames.Recalled(frame.attempt)))
+                    continue
                 error = _REQUESTS.get(type(frame))
                 if error is not None:
                     interrupts.request(frame.attempt, error)  # type: ignore[union-attr]  # the table holds only these

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 
-from . import control, failures, frames, serialization
+from . import control, failures, frames, running, serialization, unread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,14 +129,17 @@ class _Call:
 
     def result(self, status: int, payload: Payload, kind: str, texts: failures.Description) -> frames.Result:
         times_us = (self.setup_us, self.run_us)
-        return frames.Result(self.frame.attempt, status, self.codec, payload, *times_us, kind, *texts)
+        return frames.Result(self.frame.attempt, status, self.codec, payload, *times_us, kind, *texts, False)
 
 
 class _Runner:
     """The functions of this instance and its data socket."""
 
-    def __init__(self, data_fd: int, spool: str, interrupts: control.Interrupts) -> None:
+    def __init__(self, data_fd: int, spool: str, interrupts: control.Interrupts, board: running.RunningBoard) -> None:
         self._data_fd = data_fd
+        self._board = board
+        self._outputs = unread.Outputs((1, 2))
+        self._waits_for_drain = False
         self._spool = spool
         self._interrupts = interrupts
         self._functions: Dict[bytes, _Function] = {}
@@ -157,11 +160,20 @@ class _Runner:
     def serve(self) -> None:
         """Handle frames until `Exit`; without an agent, die."""
         decoder = frames.FrameDecoder()
+        waiting: List[frames.Frame] = []
         while True:
             for frame in self._receive(decoder):
+                if type(frame) is frames.Drained:
+                    self._waits_for_drain = False
+                else:
+                    waiting.append(frame)
+            waiting.reverse()
+            while waiting and not self._waits_for_drain:
+                frame = waiting.pop()
                 if type(frame) is frames.Exit:
                     return
                 self._handlers[type(frame)](frame)
+            waiting.reverse()
 
     def _receive(self, decoder: frames.FrameDecoder) -> List[frames.Frame]:
         try:
@@ -204,18 +216,23 @@ class _Runner:
             self._functions[frame.function_version] = _Function(frame)
 
     def _call(self, frame: frames.Call) -> None:
-        self._interrupts.begin()
+        if not self._interrupts.begin(frame.attempt):
+            return
+        self._board.begin(frame.attempt)
         function = self._functions.get(frame.function_version)
-        self.send(frames.Started(frame.attempt, function is None or not function.ready))
+        is_set_up = function is not None and function.ready
+        if not (is_set_up and frame.flags & frames.QUIET):
+            self.send(frames.Started(frame.attempt, not is_set_up))
         call = _Call(frame, serialization.Sink(self._spool, "result-%016x-%d" % (frame.attempt, os.getpid())))
-        error = self._prepare(call, function)
+        error = None if is_set_up else self._prepare(call, function)
         if error is None and function is not None:
             error = self._run(call, function)
         sys.modules["__main__"] = self._empty_main
         result = self._conclude(call, error)
         _flush_output()
         self._interrupts.end(frame.attempt)
-        self.send(result)
+        self._waits_for_drain = self._outputs.are_unread()
+        self.send(_told(result, self._waits_for_drain))
 
     def _prepare(self, call: _Call, function: Optional[_Function]) -> Optional[BaseException]:
         """Make the function ready. Returns what prevented it."""
@@ -225,8 +242,6 @@ class _Runner:
             return LookupError(
                 "function version %s was never loaded into this instance: a fault of the agent" % version
             )
-        if function.ready:
-            return None
         loaded = function
         started_ns = time.perf_counter_ns()
 
@@ -303,6 +318,13 @@ class _Runner:
             return b""
 
 
+def _told(result: frames.Result, printed: bool) -> frames.Frame:
+    """The outcome as it is sent, in its short form where that says it all."""
+    if result.status == frames.STATUS_OK and not result.setup_us:
+        return frames.Done(result.attempt, result.run_us, printed, result.payload)
+    return result._replace(printed=printed) if printed else result
+
+
 def _end_fork(error: Optional[BaseException]) -> None:
     """End a child that user code forked and that ran out of the user's function, as a script's child would end."""
     code = 0
@@ -327,7 +349,7 @@ def _ignore(_signum: int, _frame: Optional[FrameType]) -> None:
     """Not SIG_IGN, which the programs that user code starts would inherit."""
 
 
-def _prepare_process(descriptors: Tuple[int, int]) -> None:
+def _prepare_process(descriptors: Tuple[int, ...]) -> None:
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     for stream in (sys.stdout, sys.stderr):
@@ -336,11 +358,13 @@ def _prepare_process(descriptors: Tuple[int, int]) -> None:
     signal.signal(signal.SIGINT, _ignore)
 
 
-def serve(data_fd: int, control_fd: int, spool: str) -> None:
+def serve(data_fd: int, control_fd: int, spool: str, board_fd: int) -> None:
     """Run the calls that come over the data socket, until `Exit` or until the agent is gone."""
-    _prepare_process((data_fd, control_fd))
+    _prepare_process((data_fd, control_fd, board_fd))
     interrupts = control.Interrupts()
-    runner = _Runner(data_fd, spool, interrupts)
+    board = running.RunningBoard(board_fd)
+    os.close(board_fd)
+    runner = _Runner(data_fd, spool, interrupts, board)
     os.register_at_fork(after_in_child=lambda: runner.become_fork(control_fd))
     control.watch(control_fd, interrupts)
     version = "%d.%d.%d" % sys.version_info[:3]
