@@ -4,8 +4,8 @@ Rules:
 - Only what is measured to be short is sent ahead, and no more of it than ``HORIZON_NS`` worth of running, so that
   whoever comes next waits no longer than that for its turn, and nobody is warm-started in vain.
 - Never ahead: calls that must not run twice or are on disk, calls with large arguments, calls of private pools.
-- Whoever else waits for the node's cpu gets it after that: an instance is then given calls ahead only as it begins to
-  be busy. Nothing is sent ahead while a pool is starved of memory.
+- Whoever else waits for the node's cpu, or for memory, gets its turn after that: an instance is then given calls ahead
+  only as it begins to be busy.
 - An attempt that is ahead has booked nothing. It takes its instance's booking when the one before it ends.
 - When the call that runs takes longer than was expected, those behind it are asked back and placed again.
 """
@@ -53,7 +53,7 @@ def find_room(cluster: Cluster, pool: Pool, call: Call) -> Instance | None:
 def _allowed(cluster: Cluster, pool: Pool, call: Call) -> int:
     function = call.function
     is_bound = function.options.at_most_once or call.session.is_keeper or pool.is_private
-    if is_bound or cluster.starved or type(call.arguments) is Reference:
+    if is_bound or type(call.arguments) is Reference:
         return 0
     return depth(function.run_times)
 
@@ -66,12 +66,14 @@ def _has_room(cluster: Cluster, instance: Instance, allowed: int) -> bool:
         and len(instance.ahead) < min(allowed, node.ahead_max)
         and running is not None
         and depth(running.run_times) > 0
-        and (instance.busy_ns == cluster.now_ns or not _is_wanted(node, instance.pool))
+        and (instance.busy_ns == cluster.now_ns or not _is_wanted(cluster, node, instance.pool))
     )
 
 
-def _is_wanted(node: Node, pool: Pool) -> bool:
-    """Whether calls of other pools wait for the node's cpu."""
+def _is_wanted(cluster: Cluster, node: Node, pool: Pool) -> bool:
+    """Whether other pools wait for the instance's place: for the node's cpu, or for memory anywhere."""
+    if len(cluster.starved) > (pool.key in cluster.starved):
+        return True
     return any(parked[0].pool.queue and key != pool.key for key, parked in node.parked.items())
 
 

@@ -106,7 +106,7 @@ def attempt_refused(cluster: Cluster, node: Node, message: AttemptRefused) -> No
     if message.reason == "gone":
         end_instance(cluster, attempt.instance)
         new_room(cluster, node)
-    elif message.reason == RECALLED:
+    elif message.reason == RECALLED or attempt.is_ahead:
         reason = Reason.RECALLED
     else:
         suspend(cluster, attempt.instance)

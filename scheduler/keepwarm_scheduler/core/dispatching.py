@@ -64,6 +64,11 @@ def serve(cluster: Cluster, pool: Pool) -> None:
             dispatch(cluster, pool.take(), instance)
         else:
             park(instance)
+    _send_ahead(cluster, pool)
+
+
+def _send_ahead(cluster: Cluster, pool: Pool) -> None:
+    """Send waiting calls to busy instances, while any has room."""
     while pool.roomy and (call := pool.queue.head()) is not None:
         busy = find_room(cluster, pool, call)
         if busy is None:
@@ -112,8 +117,10 @@ def serve_node(cluster: Cluster, node: Node) -> None:
             return
         _, key = min(waiting)
         instance = _unpark(node, key, -1)
-        instance.pool.idle.pop()
-        dispatch(cluster, instance.pool.take(), instance)
+        pool = instance.pool
+        pool.idle.pop()
+        dispatch(cluster, pool.take(), instance)
+        _send_ahead(cluster, pool)
 
 
 def claim(cluster: Cluster, pool: Pool) -> Claim:
