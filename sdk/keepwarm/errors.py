@@ -325,9 +325,12 @@ class ProcessDied(KeepwarmError):
 
 
 class OutOfMemory(ProcessDied):
-    """The process was killed because it used more memory than its limit, or than the node had."""
+    """The kernel killed the process for lack of memory: the node's, or that of a limit around the agent.
 
-    remedy = "Declare more memory in resources, or use less of it."
+    A `MemoryError` that the function raises is no such error: it is raised as itself.
+    """
+
+    remedy = "Declare more memory in resources, or use less of it; Retry(out_of_memory=N) runs such calls again."
 
 
 class CallPoisoned(ProcessDied):

@@ -27,9 +27,11 @@ LEASE_LATE_S = 1.5
 """A tick of the wheel, the process's own goodbye, and a slow machine."""
 
 GREEDY = """
-@isolated(keep_alive=60, retries=Retry(out_of_memory=0))
+import sys
+
+@isolated(keep_alive=60, retries=Retry(out_of_memory=0), resources=Resources(memory="64MiB"))
 def take(mebibytes):
-    import os, time
+    import os
     taken = []
     for _ in range(mebibytes // 8):
         taken.append(os.urandom(1 << 20) * 8)
@@ -42,6 +44,7 @@ try:
     take(2000)
 except OutOfMemory as error:
     print("OutOfMemory", time.time() - begun)
+    print(error, file=sys.stderr)
 except (ProcessDied, MemoryError) as error:
     print(type(error).__name__, time.time() - begun)
 for one in others:
@@ -125,7 +128,7 @@ def test_a_killed_process_fails_its_own_call_only(measured: Measured) -> None:
 
 
 def test_a_process_over_the_memory_of_its_node_ends_alone(measured: Measured) -> None:
-    """The kernel chooses it, being the largest; the agent and the calls beside it go on."""
+    """The kernel chooses it, being the largest, and its caller is told so; the agent and the calls beside it go on."""
     with host_cluster(agents=1, cpu=4, prepare=limit_memory) as cluster:
         program = cluster.program(GREEDY)
         host = cluster.agent_hosts[0]
@@ -134,7 +137,10 @@ def test_a_process_over_the_memory_of_its_node_ends_alone(measured: Measured) ->
         cluster.end_calling()
         cluster.check()
         (how, took_s), last = (line.split() for line in program.out.read_text().splitlines())
-        assert how in ("OutOfMemory", "ProcessDied")
+        assert how == "OutOfMemory"
+        said = program.err.read_text()
+        assert "killed by the kernel for lack of memory" in said, said
+        assert "64 MiB were booked for it" in said, said
         assert last == ["1"]
         assert cluster.agents[host.name].is_running
         measured(Recovery(KIND, "process over the memory limit", f"`{how}` to its call only", float(took_s), 20.0))

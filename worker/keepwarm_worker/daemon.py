@@ -268,6 +268,7 @@ class Daemon:
             (instance_id, detection.process_memory_bytes(process_id))
             for instance_id, process_id in self._host.process_ids().items()
         )
+        self._host.measured(used)
         self._emit(events.Measured(self._meter.measure(), used))
         self._host.announce()
 

@@ -21,7 +21,6 @@ __all__ = [
     "cpu_permille",
     "labels",
     "memory_bytes",
-    "out_of_memory_kills",
     "platform_name",
     "process_memory_bytes",
     "resources",
@@ -73,16 +72,6 @@ def cgroup_memory_bytes(root: Path) -> int | None:
             if word.isdecimal() and int(word) < _UNLIMITED_BYTES:
                 return int(word)
     return None
-
-
-def out_of_memory_kills(root: Path = CGROUP_ROOT) -> int:
-    """How many processes of our control group the kernel has killed for memory; 0 where it does not say."""
-    for name in ("memory.events", "memory/memory.oom_control"):
-        words = _read_words(root / name)
-        if "oom_kill" in words:
-            count = words[words.index("oom_kill") + 1]
-            return int(count) if count.isdecimal() else 0
-    return 0
 
 
 def resources(cpu: int | None, memory: int | None, gpus: int = 0) -> tuple[Quantity, ...]:

@@ -14,7 +14,7 @@ import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,9 +24,10 @@ from typing import Any, cast
 
 from keepwarm_wire.fields import CHUNK_BYTES_MAX
 from keepwarm_wire.messages import Reference
-from keepwarm_worker import detection, gpus, processes
+from keepwarm_worker import gpus, processes
 from keepwarm_worker.core import effects, events
 from keepwarm_worker.core.failures import START_FAILED, failure
+from keepwarm_worker.memory_kills import MemoryKills
 from keepwarm_worker.payloads import Transfers
 from keepwarm_worker.poller import READABLE, WRITABLE, Poller
 from keepwarm_worker.processes import FrameReader, FrameWriter, InstanceProcess
@@ -56,6 +57,7 @@ class _Hosted:
     """The attempts that it was given and has not answered yet, in the order in which it runs them."""
     announced: int = 0
     """The last attempt whose beginning the core was told of."""
+    is_killed_by_us: bool = False
 
     @property
     def results(self) -> Path:
@@ -90,7 +92,7 @@ class Host:
             ),
             frames.Result: self._on_result,
         }
-        self._memory_kills = detection.out_of_memory_kills()
+        self._memory_kills = MemoryKills()
 
     def process_ids(self) -> dict[int, int]:
         """Process ids by instance id."""
@@ -125,6 +127,7 @@ class Host:
             FrameWriter(process.control),
             directory,
         )
+        self._memory_kills.began(instance_id)
         self._watch(hosted)
         _log.info("instance %d: process %d started with %s", instance_id, process.pid, python)
 
@@ -174,7 +177,12 @@ class Host:
     def kill(self, effect: effects.KillTree) -> None:
         hosted = self._hosted.get(effect.instance_id)
         if hosted is not None:
+            hosted.is_killed_by_us = True
             hosted.process.kill_tree()
+
+    def measured(self, used: Iterable[tuple[int, int]]) -> None:
+        """What was measured of each instance's memory, in bytes by its id: it tells who was killed for it."""
+        self._memory_kills.measured(used)
 
     def close(self) -> None:
         """Kill whatever is left, without waiting for its last words."""
@@ -356,15 +364,17 @@ class Host:
                 break
         self._forget(hosted)
         number = reason.signal_number
-        evidence = self._memory_evidence() if number == signal.SIGKILL else ""
+        is_riddle = number == signal.SIGKILL and not hosted.is_killed_by_us
+        evidence = self._memory_kills.evidence(hosted.instance_id, self._riddles()) if is_riddle else ""
+        self._memory_kills.ended(hosted.instance_id)
         name = "" if number is None else signal_name(number)
         self._emit(events.ProcessExited(hosted.instance_id, reason.exit_code, name, evidence))
 
-    def _memory_evidence(self) -> str:
-        before, self._memory_kills = self._memory_kills, detection.out_of_memory_kills()
-        if self._memory_kills <= before:
-            return ""
-        return f"the kernel has just killed {self._memory_kills - before} process(es) of this node for memory"
+    def _riddles(self) -> Iterable[int]:
+        """The instances that have died of a SIGKILL which is not ours, and have not been reaped yet."""
+        for instance_id, hosted in self._hosted.items():
+            if not hosted.is_killed_by_us and hosted.process.has_died_of(signal.SIGKILL):
+                yield instance_id
 
     def _forget(self, hosted: _Hosted) -> None:
         del self._hosted[hosted.instance_id]

@@ -98,6 +98,11 @@ class InstanceProcess:
                 self._popen.returncode = code if number is None else -number  # subprocess must not wait for it too
         return self._reason
 
+    def has_died_of(self, signal_number: int) -> bool:
+        """Whether a signal has ended the process, which is left to be reaped."""
+        status = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return status is not None and exit_reason(status).signal_number == signal_number
+
     def send_signal(self, signal_number: int) -> None:
         """Signal the process itself; nothing happens if it has ended."""
         with contextlib.suppress(ProcessLookupError):

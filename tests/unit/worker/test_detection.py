@@ -60,18 +60,6 @@ def test_a_limit_lowers_what_is_offered_and_never_raises_it(tmp_path: Path) -> N
     assert detection.memory_bytes(tmp_path) == psutil.virtual_memory().total
 
 
-@pytest.mark.parametrize(
-    ("files", "count"),
-    [
-        ({}, 0),
-        ({"memory.events": "low 0\noom 3\noom_kill 2\n"}, 2),
-        ({"memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"}, 7),
-    ],
-)
-def test_kills_for_memory_are_counted_where_the_kernel_says(tmp_path: Path, files: dict[str, str], count: int) -> None:
-    assert detection.out_of_memory_kills(_files(tmp_path, files)) == count
-
-
 def test_resources_are_what_was_configured_else_what_is_here() -> None:
     assert [tuple(each) for each in detection.resources(500, 7)] == [("cpu", 500), ("memory", 7), ("gpu", 0)]
     found = {each.name: each.amount for each in detection.resources(None, None)}

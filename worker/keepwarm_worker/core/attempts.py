@@ -10,7 +10,7 @@ Rules:
 
 from keepwarm_wire import messages as wire
 from keepwarm_wire.fields import FOREVER_US
-from keepwarm_worker.core import events, failures, functions, instances
+from keepwarm_worker.core import events, failures, functions, instances, memory_kills
 from keepwarm_worker.core.effects import CancelCall, LoadFunction, RecallCall, StartCall
 from keepwarm_worker.core.failures import failure, seconds
 from keepwarm_worker.core.outcomes import refuse, settle
@@ -340,7 +340,8 @@ def _why_died(instance: Instance, event: events.ProcessExited) -> wire.Failure:
     if instance.end_failure is not None:
         return instance.end_failure
     if event.out_of_memory and not instance.killed:
-        return failure(failures.OUT_OF_MEMORY, f"The process used too much memory: {event.out_of_memory}.", detail)
+        why = memory_kills.sentence(event.out_of_memory, instance.memory_bytes, instance.command.memory_bytes)
+        return failure(failures.OUT_OF_MEMORY, why, detail)
     how = f"was killed by {event.signal_name}" if event.signal_name else f"ended with exit code {event.exit_code}"
     return failure(failures.PROCESS_DIED, f"The process {how}.", detail)
 
