@@ -162,7 +162,8 @@ class Spawning:
         arrived = [number for number in self._without_body if not self._sending.functions[number - 1].lacks_body]
         for number in arrived:
             for spawn in self._without_body.pop(number):
-                self._hold(spawn)
+                if spawn.state is CallState.HELD:
+                    self._hold(spawn)
         if not is_backed_up:
             self._repeat(now_ns)
         self._send_small(now_ns)

@@ -236,6 +236,17 @@ def test_a_withdrawn_call_is_not_sent_or_cancelled_if_it_was(driven: Waiting) ->
     assert driven.session.waiting == 0
 
 
+def test_a_call_that_is_withdrawn_while_its_body_is_on_its_way_is_not_sent(driven: Waiting) -> None:
+    """It was sent when the body had arrived, with no arguments, again and again, and so it ran though cancelled."""
+    function = driven.declare(LARGE, "m:large")
+    spawn = driven.spawn(A, function=function)
+    driven.out()
+    driven.session.detached.withdraw(driven.now_ns, spawn)
+    driven.get(PayloadStored(function.payload_id))
+    assert driven.named() == []
+    assert driven.session.waiting == 0
+
+
 # ---------------------------------------------------------------- outcomes
 
 
