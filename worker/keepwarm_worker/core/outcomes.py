@@ -66,7 +66,9 @@ def refuse(state: AgentState, attempt: Attempt, reason: str = "ended") -> None:
     """An attempt's instance ended before the attempt began, or the agent leaves: the call is to be placed again."""
     _leave_instance(state, attempt)
     if attempt.began:
-        # The agent leaves: its Goodbye says that the call is lost here, and the caller's retries decide.
+        # The agent leaves: its Goodbye says that the call is lost here, and the caller's retries decide. Until then its
+        # beats tell of it: else the scheduler takes it for one that never came here.
+        state.dropped.append(instances.describe_attempt(state, attempt))
         change(attempt, ATTEMPT, AttemptState.DROPPED)
     else:
         change(attempt, ATTEMPT, AttemptState.REFUSED)
@@ -113,10 +115,9 @@ def hand_over_again(state: AgentState) -> None:
 
 
 def describe_held(state: AgentState) -> tuple[wire.RunningAttempt, ...]:
-    """The finished attempts, as a heartbeat tells of them."""
-    return tuple(
-        instances.describe_attempt(state, attempt) for attempt in state.attempts.values() if attempt.outcome is not None
-    )
+    """The attempts that have ended, as a heartbeat tells of them."""
+    ended = [attempt for attempt in state.attempts.values() if attempt.outcome is not None]
+    return (*(instances.describe_attempt(state, attempt) for attempt in ended), *state.dropped)
 
 
 def _complete(state: AgentState, attempt: Attempt, outcome: wire.AttemptDone) -> None:

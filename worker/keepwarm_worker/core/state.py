@@ -212,6 +212,8 @@ class AgentState:
     devices: Devices = field(init=False)
     stopping: str = ""
     """Why the agent ends, once it does."""
+    dropped: list[wire.RunningAttempt] = field(default_factory=list)
+    """Attempts that ended with their processes, because the agent ends."""
     exited: bool = False
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from keepwarm_wire import messages as wire
 from keepwarm_worker.core import effects, events
-from support.agent_core import CONFIG, SECOND, Driver, welcomed
+from support.agent_core import BEAT_US, CONFIG, SECOND, Driver, welcomed
 
 LOCAL = CONFIG._replace(alone_ns=30 * SECOND)
 
@@ -41,6 +41,21 @@ def test_leaving_takes_three_steps_at_most_whatever_hangs() -> None:
     kinds = [type(each) for each in driver.out if not isinstance(each, effects.SendMessage)]
     assert kinds[:2] == [effects.Terminate, effects.KillTree]
     assert kinds[-1] is effects.Exit
+
+
+def test_a_call_that_is_dropped_is_told_of_until_the_goodbye() -> None:
+    """Its scheduler took it for one that had never come, and ran again what must not run twice."""
+    driver = welcomed()
+    driver.ready(1)
+    driver.ready(2)
+    driver.running(10)
+    driver.feed(events.StopRequested("SIGTERM"))
+    driver.exited(1, None, "SIGTERM")
+    assert not driver.said(wire.AttemptRefused)
+    driver.wait(BEAT_US / 1_000_000)
+    assert [each.attempt for beat in driver.said(wire.AgentBeat) for each in beat.held] == [10]
+    driver.exited(2)
+    assert driver.said(wire.Goodbye)
 
 
 def test_an_agent_that_leaves_takes_nothing_on() -> None:
