@@ -141,12 +141,17 @@ class ClientHost:
             delivery = session.deliveries.popleft()
             if isinstance(delivery, Completion):
                 self._end(delivery)
+            else:
+                self._told(delivery)
         assert session.refusal is None, session.refusal
         due_ns = session.next_deadline()
         if due_ns is not None and self.link.is_connected:
             self._alarm.set(max(self.host_clock.when(due_ns), self.clock.now_ns + _TURN_NS))
         else:
             self._alarm.set(None)
+
+    def _told(self, delivery: object) -> None:
+        """Something else that a session tells: nothing in a program of this kind."""
 
     def _end(self, completion: Completion) -> None:
         outcome, result = completion.outcome, completion.result

@@ -19,6 +19,8 @@ from support.simulation.checkers import leaks
 from support.simulation.checkers.table import CHECKERS
 from support.simulation.client_host import ClientHost
 from support.simulation.clock import SECOND, Clock, HostClock
+from support.simulation.detaching import DetachingClient, Noticeboard, planned_spawns
+from support.simulation.disk import Disk
 from support.simulation.faults import SCENARIOS, Scenario, plan
 from support.simulation.history import History
 from support.simulation.leftovers import note_leftovers
@@ -48,6 +50,9 @@ CONFIG = CoreConfig(
 
 ANSWERED_WITHIN_NS = 90 * SECOND
 """After healing every call is answered within this: a queue's work, a node's and a session's silence, retries."""
+
+INSPECTED_WITHIN_NS = 20 * SECOND
+"""Whoever asks for calls that have ended, from a scheduler that has just started, is answered within this."""
 
 QUIET_NS = KEEP_ALIVE_MAX_NS + 40 * SECOND
 """Then the finite leases are over, and what was kept for clients that are gone is given up."""
@@ -100,6 +105,8 @@ def simulate(scenario: str, seed: int, *, checked: bool = False, encoded: bool |
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         violations.append(f"{type(error).__name__} in {where.name}: {error}")
+    finally:
+        cluster.close()
     history = cluster.history
     if not violations:
         violations = [f"{name}: {each}" for name, check in CHECKERS.items() for each in check(history)]
@@ -115,7 +122,8 @@ class Cluster:
         self.is_watched = seed % WATCHED_EVERY == 0
         self.clock, self.history, self.tally = Clock(), History(), Tally()
         self.network = Network(self.clock, Random(self.random.random()), self.tally, scenario.rates, is_encoding)
-        self.journal, self.shelf = Journal(), Shelf(self.clock)
+        self.journal: Journal | Disk = Disk(self.clock) if scenario.detached else Journal()
+        self.shelf, self.board = Shelf(self.clock), Noticeboard()
         crashed: dict[str, None] = {}
         self.machines = [self._new_machine(number, crashed) for number in range(scenario.agents)]
         for machine in self.machines:
@@ -132,7 +140,7 @@ class Cluster:
         self.clients: list[ClientHost] = []
         self._absent_clients = 0
         for _ in range(scenario.clients):
-            self._add_client(scenario.calls)
+            self._add_client(scenario.calls, scenario.detached)
         self.has_healed = False
 
     # ------------------------------------------------------------ processes
@@ -165,16 +173,22 @@ class Cluster:
             Random(self.random.random()), checked=self.checked,
         )  # fmt: skip
 
-    def _add_client(self, calls: int) -> None:
+    def _add_client(self, calls: int, detached: int) -> None:
         random, name, now_ns = Random(self.random.random()), f"c{len(self.clients)}", self.clock.now_ns
         declared = functions(random, random.randint(1, 4))
         until_ns = max(self.scenario.duration_ns, now_ns + SECOND)
-        planned = planned_calls(random, name, calls, len(declared), now_ns, until_ns)
+        planned = planned_calls(random, name, calls, len(declared), now_ns, until_ns) if calls else []
+        common = (name, self._new_clock(), self.network, self.history, self.tally, random)
+        if not self.scenario.detached:
+            self.clients.append(ClientHost(*common, declared, planned))
+            return
+        spawns = planned_spawns(random, name, detached, now_ns, until_ns) if detached else []
+        looks_ns = [random.randrange(now_ns, until_ns) for _ in range(detached // 2)]
         self.clients.append(
-            ClientHost(
-                name, self._new_clock(), self.network, self.history, self.tally, random, declared, planned
+            DetachingClient(
+                common, functions=declared, planned=planned, spawns=spawns, looks_ns=looks_ns, board=self.board
             )
-        )  # fmt: skip
+        )
 
     def restart_client(self, delay_ns: int) -> None:
         """A program is started again after a delay, or when all heals: with a session and calls of its own."""
@@ -184,7 +198,7 @@ class Cluster:
     def _return_client(self) -> None:
         if self._absent_clients:
             self._absent_clients -= 1
-            self._add_client(self.scenario.calls // 2)
+            self._add_client(self.scenario.calls // 2, self.scenario.detached // 2)
 
     def revive_agents(self) -> None:
         """A supervisor starts agents again that are gone."""
@@ -213,13 +227,31 @@ class Cluster:
         self._heal()
         clock.run(clock.now_ns + ANSWERED_WITHIN_NS, self._is_answered)
         history.add(clock.now_ns, "waited")
+        if self.scenario.detached:
+            self._inspect()
         quiet_until_ns = clock.now_ns + QUIET_NS
         while clock.now_ns < quiet_until_ns and (self.is_watched or self._is_something_left()):
             clock.run(min(clock.now_ns + SECOND, quiet_until_ns))
         self._note_leftovers(history)
 
+    def close(self) -> None:
+        """Remove what is on a real disk."""
+        if isinstance(self.journal, Disk):
+            self.journal.remove()
+
     def _is_answered(self) -> bool:
-        return not any(client.unfinished for client in self.clients)
+        return not any(client.unfinished for client in self.clients) and not self.scheduler.core.cluster.book.unfinished
+
+    def _inspect(self) -> None:
+        """One more start of the scheduler, then a program that asks for every call that was ever accepted."""
+        self.scheduler.crash()
+        self.revive_scheduler()
+        self._add_client(0, 0)
+        inspector = self.clients[-1]
+        assert isinstance(inspector, DetachingClient)
+        for call_id in dict.fromkeys(self.board.ids):
+            inspector.follow(call_id)
+        self.clock.run(self.clock.now_ns + INSPECTED_WITHIN_NS, self._is_answered)
 
     def _is_something_left(self) -> bool:
         scratch = History()

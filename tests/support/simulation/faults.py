@@ -42,6 +42,8 @@ class Scenario(NamedTuple):
     calls: int = 14
     duration_ns: int = 20 * SECOND
     fault_max_ns: int = 20 * SECOND
+    detached: int = 0
+    """How many calls each client has accepted for good, beside those that it waits for."""
 
     @property
     def fault_kinds(self) -> tuple[str, ...]:
@@ -113,6 +115,20 @@ SCENARIOS: dict[str, Scenario] = {
         ),
         drift_ppm=5_000,
         clients=3,
+    ),
+    "detached": Scenario(
+        faults=(("crash scheduler", 3), ("crash at sync", 3), ("client restarts", 3), ("break client", 2)),
+        clients=3, calls=2, detached=8, fault_max_ns=BRIEF_NS,
+    ),
+    "detached-everything": Scenario(
+        BAD,
+        faults=(
+            ("crash scheduler", 2), ("crash at sync", 2), ("crash all", 1), ("crash agent", 2), ("stop agent", 1),
+            ("kill busy process", 2), ("partition agent", 1), ("partition client", 1), ("client restarts", 2),
+            ("client leaves", 1), ("pause scheduler", 1), ("stop scheduler", 1),
+        ),
+        trouble=Trouble(build=0.05, lock=0.05, spawn=0.05),
+        clients=3, calls=3, detached=8,
     ),
 }  # fmt: skip
 

@@ -57,6 +57,9 @@ def _of_scheduler(history: History, now_ns: int, scheduler: SchedulerHost) -> No
         ("held", len(cluster.held)),
         ("recovering", len(cluster.recovering)),
         ("locking", len(cluster.locking)),
+        ("unfinished", cluster.book.unfinished),
+        ("doubts", len(cluster.book.doubts)),
+        ("kept payloads", len(set(scheduler.shelf.kept_ids()) ^ set(cluster.book.claims()))),
         ("payloads", sum(1 for payload_id in scheduler.shelf.ids() if payload_id not in bodies)),
     ):
         history.add(now_ns, "left", "scheduler", name, count)

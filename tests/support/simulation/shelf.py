@@ -1,9 +1,11 @@
 """The scheduler's payloads: large arguments, functions and results, as the daemon keeps them, in memory.
 
 Clients hand theirs over in credited chunks. Agents, whose transfers are not simulated, take theirs and put results
-here directly. It is emptied when the scheduler starts: clients and agents hand over again what is unanswered. What no
-message refers to for too long was left by a peer that is gone, and is dropped.
+here directly. It is emptied when the scheduler starts, but for what its journal refers to: clients and agents hand over
+again what is unanswered. What no message refers to for too long was left by a peer that is gone, and is dropped.
 """
+
+from collections.abc import Iterable
 
 from keepwarm_wire.messages import (
     AttemptDone,
@@ -17,12 +19,15 @@ from keepwarm_wire.messages import (
     PayloadStored,
     Reference,
     Submit,
+    SubmitDetached,
 )
 from support.simulation.clock import SECOND, Clock
 
 __all__ = ["Shelf"]
 
-_FIELDS: dict[type, str] = {Submit: "arguments", DeclareFunction: "body", AttemptDone: "result"}
+_FIELDS: dict[type, str] = {
+    Submit: "arguments", SubmitDetached: "arguments", DeclareFunction: "body", AttemptDone: "result"
+}  # fmt: skip
 """Messages that may refer to a payload, and where they do."""
 
 
@@ -37,20 +42,36 @@ class Shelf:
         self._stored: dict[bytes, bytes] = {}
         self._arriving: dict[bytes, tuple[PayloadOffer, bytearray]] = {}
         self._unclaimed_ns: dict[bytes, int] = {}
+        self._kept: dict[bytes, bytes] = {}
+        """What detached calls refer to: files, which survive the process."""
 
     def ids(self) -> list[bytes]:
         """What is here or arrives."""
         return [*self._stored, *self._arriving]
 
-    def clear(self) -> None:
-        """A scheduler starts with none."""
+    def kept_ids(self) -> list[bytes]:
+        """What is kept for detached calls."""
+        return list(self._kept)
+
+    def clear(self, kept: Iterable[bytes]) -> None:
+        """A scheduler starts with what its journal refers to: all of that is here, and all else is swept away."""
+        self._kept = {payload_id: self._kept[payload_id] for payload_id in kept}
         self._stored.clear()
         self._arriving.clear()
         self._unclaimed_ns.clear()
 
     def get(self, payload_id: bytes) -> bytes | None:
         """The bytes, if they are here."""
-        return self._stored.get(payload_id)
+        return self._stored.get(payload_id, self._kept.get(payload_id))
+
+    def keep(self, payload_id: bytes) -> None:
+        """These bytes have to survive the process."""
+        if payload_id not in self._kept:
+            self._kept[payload_id] = self._stored[payload_id]
+
+    def release(self, payload_id: bytes) -> None:
+        """No detached call refers to them any more."""
+        del self._kept[payload_id]
 
     def put(self, payload_id: bytes, data: bytes) -> None:
         """An agent hands a result over."""
@@ -80,7 +101,7 @@ class Shelf:
         if kind is PayloadChunk:
             return self._arrived(message)
         if kind is PayloadCredit:
-            data = self._stored.get(message.payload_id)
+            data = self.get(message.payload_id)
             if data is None:
                 return [_refusal(message.payload_id)]
             return [PayloadChunk(message.payload_id, message.received, data[message.received : message.limit])]
@@ -88,13 +109,13 @@ class Shelf:
         payload = b"" if field is None else getattr(message, field)
         if type(payload) is not Reference:
             return None
-        if payload.payload_id in self._stored:
+        if self.get(payload.payload_id) is not None:
             self._unclaimed_ns.pop(payload.payload_id, None)
             return None
         return [_refusal(payload.payload_id)] if is_wanted else None
 
     def _offered(self, offer: PayloadOffer) -> Message:
-        if offer.payload_id in self._stored:
+        if self.get(offer.payload_id) is not None:
             return PayloadStored(offer.payload_id)
         self._unclaimed_ns[offer.payload_id] = self._clock.now_ns
         _, data = self._arriving.setdefault(offer.payload_id, (offer, bytearray()))

@@ -54,6 +54,13 @@ def _crash_scheduler(cluster: "Cluster", fault: Fault) -> bool:
     return was_alive
 
 
+def _crash_at_sync(cluster: "Cluster", fault: Fault) -> bool:
+    """It counts when it happens: at the next sync, if there is one."""
+    cluster.scheduler.crashes_at_sync = True
+    cluster.clock.after(fault.duration_ns + SECOND, cluster.revive_scheduler)
+    return False
+
+
 def _stop_scheduler(cluster: "Cluster", fault: Fault) -> bool:
     was_alive = cluster.scheduler.is_alive
     if was_alive:
@@ -176,6 +183,7 @@ def _pause_scheduler(cluster: "Cluster", fault: Fault) -> bool:
 
 _STRIKES: dict[str, Strike] = {
     "crash scheduler": _crash_scheduler,
+    "crash at sync": _crash_at_sync,
     "stop scheduler": _stop_scheduler,
     "stop cluster": _stop_cluster,
     "crash agent": _crash_agent,

@@ -17,6 +17,7 @@ __all__ = [
     "BEHAVIOURS",
     "ENDLESS",
     "KEEP_ALIVE_MAX_NS",
+    "SPECS",
     "UNMOVED",
     "Work",
     "Declared",
@@ -30,7 +31,7 @@ __all__ = [
 KEEP_ALIVE_MAX_NS = 5 * SECOND
 _KEEP_ALIVES_US = (0, 300_000, 1_000_000, 2_500_000, 5_000_000, FOREVER_US)
 _MEMORY = (256 << 20, 512 << 20, 1024 << 20)
-_SPECS = (
+SPECS = (
     canonical_spec((), "3.11"),
     canonical_spec(("requests",), "3.11"),
     canonical_spec(("numpy", "requests"), "3.11"),
@@ -119,7 +120,7 @@ def functions(random: Random, count: int) -> list[Declared]:
 
 def _needs(random: Random) -> _Needs:
     return _Needs(
-        random.randrange(len(_SPECS)),
+        random.randrange(len(SPECS)),
         random.choice((500, 1000, 1000)),
         random.choice(_MEMORY),
         random.choice((0, 0, 0, 1000)),
@@ -145,7 +146,7 @@ def _function(random: Random, needs: _Needs) -> Declared:
         env_vars=needs.env_vars,
     )
     version = hashlib.sha256(name.encode()).digest()
-    return Declared(name, version, _SPECS[needs.spec], random.random() < 0.3, random.random() < 0.15, options)
+    return Declared(name, version, SPECS[needs.spec], random.random() < 0.3, random.random() < 0.15, options)
 
 
 def planned_calls(

@@ -6,7 +6,7 @@ from keepwarm_wire.messages import Status
 from support.simulation.history import Entry, History
 from support.simulation.workload import result_origin
 
-__all__ = ["check"]
+__all__ = ["check", "check_origin"]
 
 _OWN_KINDS = {
     "no_feasible_node", "build_failed", "lock_failed", "start_failed", "node_lost", "queue_timeout", "overall_timeout",
@@ -38,10 +38,11 @@ def check(history: History) -> Iterator[str]:
         for entry in entries:
             if waited_ns is not None and entry[0] > waited_ns:
                 yield f"call {entry[3]} was answered too late"
-            yield from _check_origin(entry, cancelled, runs, ran)
+            yield from check_origin(entry, cancelled, runs, ran)
 
 
-def _check_origin(end: Entry, cancelled: set[str], runs: dict[int, Entry], ran: dict[int, Entry]) -> Iterator[str]:
+def check_origin(end: Entry, cancelled: set[str], runs: dict[int, Entry], ran: dict[int, Entry]) -> Iterator[str]:
+    """Whether what a client was told comes from an execution of that call."""
     _, _, _, uid, status, result, kind, message = end
     if status == Status.SUCCEEDED or kind in _RAISED:
         origin, attempt = result_origin(result or message.encode())

@@ -39,4 +39,6 @@ def _reruns_nothing(fault: Entry) -> bool:
     """Whether a fault is no reason to run a call again."""
     kind: str = fault[2]
     is_brief: bool = fault[4] < BRIEF_NS
-    return kind == "crash scheduler" or (is_brief and (kind.endswith(" client") or kind == "pause scheduler"))
+    return kind in ("crash scheduler", "crash at sync") or (
+        is_brief and (kind.endswith(" client") or kind == "pause scheduler")
+    )

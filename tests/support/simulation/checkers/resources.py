@@ -18,7 +18,7 @@ def check(history: History) -> Iterator[str]:
     capacity = {entry[2]: dict(entry[3:]) for entry in history.of("node")}
     used: dict[tuple[str, str, int], int] = {}
     amounts: dict[tuple[str, int], int] = {}
-    cpus = {entry[3]: entry[4] for entry in history.of("submit")}
+    cpus = {entry[3]: entry[4] for entry in history.of("submit", "detach")}
     for entry in history.of("spawn", "gone", "run", "ran", "stop"):
         at_ns, kind, node, instance = entry[:4]
         if kind == "stop":

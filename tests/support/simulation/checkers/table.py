@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from support.simulation.checkers import executions, leaks, leases, outcomes, recording, reruns, resources
+from support.simulation.checkers import detached, executions, leaks, leases, outcomes, recording, reruns, resources
 from support.simulation.history import History
 
 __all__ = ["CHECKERS"]
@@ -15,4 +15,5 @@ CHECKERS: dict[str, Callable[[History], Iterable[str]]] = {
     "resources": resources.check,
     "leaks": leaks.check,
     "reruns": reruns.check,
+    "detached": detached.check,
 }
