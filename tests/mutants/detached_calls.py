@@ -13,6 +13,7 @@ _UNIT_RESTORING = "unit/scheduler/core/test_detached_restoring.py::test_"
 _UNIT_ASKING = "unit/scheduler/core/test_detached_asking.py::test_"
 _UNIT_ONCE = "unit/scheduler/core/test_at_most_once.py::test_"
 _PROPERTY = "property/test_detached_calls.py"
+_SIMULATION = "simulation/test_detached.py::test_what_was_accepted"
 
 DETACHED: dict[str, Mutant] = {
     "a detached call is accepted before it is on disk": one(
@@ -96,5 +97,17 @@ DETACHED: dict[str, Mutant] = {
         '    if call.function.options.at_most_once:\n        end_in_doubt(cluster, call, f"Node',
         '    if call.function.options.at_most_once and not call:\n        end_in_doubt(cluster, call, f"Node',
         _UNIT_ONCE + "the_loss_of_a_node",
+    ),
+    "bytes of functions are swept away at the second start": one(
+        _RESTORING,
+        "    if isinstance(declaration.body, Reference):\n        book.claim(declaration.body.payload_id)\n",
+        "",
+        _SIMULATION,
+    ),
+    "keys are ignored while nodes are still to report": one(
+        _SUBMITTING,
+        "    if message.key:\n        _use_key(",
+        "    if message.key and not cluster.is_recovering:\n        _use_key(",
+        _SIMULATION,
     ),
 }
