@@ -14,7 +14,7 @@ import select
 import signal
 import socket as sockets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,10 +34,10 @@ from keepwarm_scheduler.core.effects import (
     SendStored,
     StopProcess,
 )
-from keepwarm_scheduler.core.events import LOCAL, PeerLost, PeerMessage, Principal, Tick
+from keepwarm_scheduler.core.events import LOCAL, PeerLost, Principal, Tick
 from keepwarm_scheduler.core.machine import SchedulerCore
 from keepwarm_scheduler.departures import PROBE_DELAYS_S, Departures
-from keepwarm_scheduler.intake import Intake
+from keepwarm_scheduler.intake import Intake, Taken
 from keepwarm_scheduler.journal import Journal, JournalError, JournalFullError
 from keepwarm_scheduler.payload_store import EVERYBODY, PayloadStore
 from keepwarm_scheduler.security.answering import ABOUT_KEYS, answer_without_keys
@@ -217,17 +217,29 @@ class Daemon:
             self._peers[peer] = None
             if not self._intake.put(peer, principal, frames):
                 break
-        for peer, principal, message in self._intake.take():
-            if not self._is_allowed(peer, principal, message) or self._is_too_much(peer, principal, message):
-                continue
-            if not self._is_payload(peer, principal, message):
-                effects += core.handle(now_ns, PeerMessage(peer, principal, message))
+        effects += core.handle_messages(now_ns, self._for_the_core())
         for peer, weight in core.oversteps().items():
             self._intake.blame(peer, weight)
         for peer in self._unreadable:
             effects += core.handle(now_ns, PeerLost(peer))
         self._unreadable.clear()
         self._perform(effects)
+
+    def _for_the_core(self) -> Iterator[Taken]:
+        """The messages of this turn that are the core's affair."""
+        for taken in self._intake.take():
+            peer, principal, message = taken
+            if not self._is_allowed(peer, principal, message):
+                continue
+            kind = type(message)
+            if kind is Submit or kind is AttemptDone:
+                # The two of every call: their payloads are in them, or are looked for.
+                payload = message.arguments if kind is Submit else message.result
+                if type(payload) is Reference and self._is_payload(peer, principal, message):
+                    continue
+            elif self._is_too_much(peer, principal, message) or self._is_payload(peer, principal, message):
+                continue
+            yield taken
 
     def _receive_one(self, effects: list[Effect]) -> tuple[bytes, Principal | None, list[bytes]]:
         """A message and whose it is; None for a key that is let in no more. Raises ``zmq.Again``."""

@@ -35,6 +35,9 @@ __all__ = [
 SLICE_NS = 500_000
 """Of a turn, for one connection; one message may take longer."""
 
+SLICES_NS = 2_000_000
+"""Of a turn, for all connections together, as long as each has its slice."""
+
 WAITING_BYTES_MAX = 48 * 1024 * 1024
 """Of one connection: more than the chunks of payloads that a client or agent may have under way."""
 
@@ -55,6 +58,9 @@ FRAMES_MAX = 16
 """Of one connection in one turn; and so many of them may wait, unless they are large."""
 
 LARGE_BYTES = 256 * 1024
+
+SMALL_BYTES = 1024
+"""Who is busy puts many messages into each frame; frames that are many and small are a flood."""
 
 _FRAME_COST_BYTES = 256
 """What a waiting frame takes up besides its bytes."""
@@ -152,13 +158,13 @@ class Intake:
                 lane.has_dropped = True
                 self._on_overflow(peer)
             if size < LARGE_BYTES and (is_blamed or len(lane.frames) >= FRAMES_MAX):
-                self.is_flooded = True
+                self.is_flooded = self.is_flooded or is_blamed or lane.waiting_bytes < FRAMES_MAX * SMALL_BYTES
                 return False
         else:
             self.is_flooded = True
         if lane.read < FRAMES_MAX:
             return True
-        self.is_flooded = self.is_flooded or lane.waiting_bytes < FRAMES_MAX * LARGE_BYTES
+        self.is_flooded = self.is_flooded or lane.waiting_bytes < FRAMES_MAX * SMALL_BYTES
         return False
 
     def blame(self, peer: bytes, weight: int) -> None:
@@ -181,7 +187,7 @@ class Intake:
                 self.is_flooded = True
                 if began_ns < lane.rests_until_ns:
                     continue
-            end_ns = began_ns + SLICE_NS
+            end_ns = began_ns + max(SLICE_NS, SLICES_NS // len(waiting))
             while waiting.get(peer) is lane:
                 if lane.messages:
                     assert lane.principal is not None

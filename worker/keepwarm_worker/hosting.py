@@ -41,6 +41,13 @@ DRAIN_READS_MAX = 16
 """A pipe holds 64 KiB unless someone made it 1 MiB: more than this was written after we began to read."""
 KILL_PASSES_MAX = 5
 
+DEFERRED_MAX_NS = 2_000_000
+"""So long outcomes may wait to be taken together, at most; and not longer than this share of what waits to be run."""
+DEFERRED_PERCENT = 40
+CALL_MIN_NS = 20_000
+"""What a call costs a runner at least."""
+
+
 _log = logging.getLogger(__name__)
 
 
@@ -55,6 +62,8 @@ class _Hosted:
     directory: Path
     given: deque[int] = field(default_factory=deque)
     """The attempts that it was given and has not answered yet, in the order in which it runs them."""
+    run_us: int = 0
+    """How long its last call ran."""
     announced: int = 0
     """The last attempt whose beginning the core was told of."""
     is_killed_by_us: bool = False
@@ -145,6 +154,17 @@ class Host:
         arguments = self._payload(effect.arguments)
         flags = 0 if effect.is_timed else frames.QUIET
         self._write(effect.instance_id, frames.Call(effect.attempt, effect.version, flags, arguments))
+        if len(hosted.given) > 1:
+            self._pace(hosted)
+
+    def _pace(self, hosted: _Hosted) -> None:
+        """Outcomes of short calls are taken a few at a time while more are on their way; the last one at once."""
+        descriptor, behind = hosted.process.data.fileno(), len(hosted.given) - 1
+        if behind > 0:
+            call_ns = max(hosted.run_us * 1_000, CALL_MIN_NS)
+            self._poller.defer(descriptor, min(behind * call_ns * DEFERRED_PERCENT // 100, DEFERRED_MAX_NS))
+        else:
+            self._poller.attend(descriptor)
 
     @staticmethod
     def _discard_outputs(hosted: _Hosted) -> None:
@@ -282,6 +302,8 @@ class Host:
             self._drain_outputs(hosted, frame.attempt)
             self._write(hosted.instance_id, frames.Drained())
         hosted.given.popleft()
+        hosted.run_us = frame.run_us
+        self._pace(hosted)
 
     def _on_done(self, hosted: _Hosted, frame: frames.Done) -> None:
         self._take_given(hosted, frame)

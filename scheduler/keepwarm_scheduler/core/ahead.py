@@ -37,7 +37,7 @@ def depth(times: RunTimes | None) -> int:
 
 def find_room(cluster: Cluster, pool: Pool, call: Call) -> Instance | None:
     """A busy instance of the pool that may take the call ahead; the one that was given one the longest ago."""
-    allowed = _allowed(cluster, pool, call)
+    allowed = _allowed(pool, call)
     if not allowed:
         return None
     roomy = pool.roomy
@@ -50,7 +50,7 @@ def find_room(cluster: Cluster, pool: Pool, call: Call) -> Instance | None:
     return None
 
 
-def _allowed(cluster: Cluster, pool: Pool, call: Call) -> int:
+def _allowed(pool: Pool, call: Call) -> int:
     function = call.function
     is_bound = function.options.at_most_once or call.session.is_keeper or pool.is_private
     if is_bound or type(call.arguments) is Reference:

@@ -4,7 +4,7 @@ What each message means is in the modules named in the tables below; this one on
 the order of a turn (messages before expiries at equal times), and decides when a local cluster's work is over.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from keepwarm_scheduler.core import (
@@ -135,7 +135,7 @@ class SchedulerCore:
         cluster = self.cluster
         cluster.now_ns = max(cluster.now_ns, now_ns)
         if type(event) is PeerMessage:
-            self._message(event)
+            self._message(*event)
         elif type(event) is Tick:
             self._expiries()
         elif type(event) is PeerLost:
@@ -143,12 +143,24 @@ class SchedulerCore:
         else:
             assert type(event) is Restored
             self._restore(event)
+        return self._end_turn()
+
+    def _end_turn(self) -> list[Effect]:
+        cluster = self.cluster
         cluster.flush_finals()
         if cluster.notices:
             notices.flush(cluster)
         self._maybe_finished()
         effects, cluster.effects = cluster.effects, []
         return effects
+
+    def handle_messages(self, now_ns: int, messages: Iterable[tuple[bytes, Principal, Any]]) -> list[Effect]:
+        """Take the messages of one turn, each with its connection and whose that is: as ``handle`` one by one."""
+        cluster = self.cluster
+        cluster.now_ns = max(cluster.now_ns, now_ns)
+        for event in messages:
+            self._message(*event)
+        return self._end_turn()
 
     def stop(self, reason: str) -> list[Effect]:
         """Tell everyone that the scheduler is leaving. Calls that run are cancelled with their agents' end."""
@@ -184,10 +196,10 @@ class SchedulerCore:
 
     # ------------------------------------------------------------ messages
 
-    def _message(self, event: PeerMessage) -> None:
-        cluster, message = self.cluster, event.message
+    def _message(self, peer: bytes, principal: Principal, message: Any) -> None:
+        cluster = self.cluster
         kind = type(message)
-        owner = cluster.peers.get(event.peer)
+        owner = cluster.peers.get(peer)
         if type(owner) is Session:
             owner.heard_ns = cluster.now_ns
             from_client = _FROM_CLIENT.get(kind)
@@ -195,7 +207,7 @@ class SchedulerCore:
                 from_client(cluster, owner, message)
                 return
             if kind in ABOUT_CALLS:
-                ABOUT_CALLS[kind](cluster, Asker(event.peer, event.principal), message)
+                ABOUT_CALLS[kind](cluster, Asker(peer, principal), message)
                 return
         elif type(owner) is Node:
             owner.heard_ns = cluster.now_ns
@@ -207,7 +219,7 @@ class SchedulerCore:
                 if owner.is_closed:
                     cordons.attend(cluster, owner)
                 return
-        self._hello_or_admin(event)
+        self._hello_or_admin(PeerMessage(peer, principal, message))
 
     def _hello_or_admin(self, event: PeerMessage) -> None:
         message = event.message

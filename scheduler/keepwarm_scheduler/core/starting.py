@@ -50,6 +50,8 @@ __all__ = [
 _LOCKERS_COMPARED = 32
 _RESIDUALS_LOOKED_AT = 8
 """Of so many busy instances, the oldest, it is asked how much longer they are expected to be."""
+_JUDGED_ALWAYS, _JUDGED_EACH = 64, 32
+"""Of the calls that come in one instant, beyond so many that wait, one in so many has the pool think about starts."""
 _VERSIONS_REMEMBERED = 1_000
 """Function versions per pool whose run times are shared by new sessions."""
 
@@ -209,6 +211,10 @@ def consider_starts(cluster: Cluster, pool: Pool, call: Call | None = None) -> N
     if head is None or pool.idle:
         return
     call = call or head
+    if pool.considered_ns == cluster.now_ns and pool.queued > _JUDGED_ALWAYS and pool.queued % _JUDGED_EACH:
+        assert pool.considered is not None
+        note(call, pool.considered)
+        return
     demand, cold_ns = _demand(pool), expected_cold_ns(cluster, pool)
     ages = (
         times.residual_ns(cluster.now_ns - attempt.dispatched_ns)
@@ -219,7 +225,9 @@ def consider_starts(cluster: Cluster, pool: Pool, call: Call | None = None) -> N
     numbers = (demand.queued, demand.busy, demand.starting, verdict.wait_ns // 1_000, cold_ns // 1_000)
     if verdict.starts == 0:
         reason = Reason.UNDER_WAY if pool.starting else Reason.WAIT
-        note(call, Decision(reason, cluster.now_ns, numbers=numbers))
+        decision = Decision(reason, cluster.now_ns, numbers=numbers)
+        note(call, decision)
+        pool.considered_ns, pool.considered = cluster.now_ns, decision
         if pool.starting == 0 and pool.busy:
             # A promise to look again: run times are estimates, and this wait may turn out long.
             _look_again(cluster, pool, min(cold_ns, cluster.config.patience_ns))
@@ -313,7 +321,9 @@ def _start_one(cluster: Cluster, pool: Pool, head: Call, call: Call, numbers: tu
         if head.session.is_keeper and not call.session.is_keeper:
             watch_infeasible(cluster, call)  # it does not have the patience of a detached one
     else:
-        note(call, Decision(Reason.NO_ROOM, cluster.now_ns, numbers=numbers[:3]))
+        decision = Decision(Reason.NO_ROOM, cluster.now_ns, numbers=numbers[:3])
+        note(call, decision)
+        pool.considered_ns, pool.considered = cluster.now_ns, decision
     # Also when it is impossible: the call that is watched may end first, and the next one has to be watched then.
     _look_again(cluster, pool, cluster.config.patience_ns)
     return False

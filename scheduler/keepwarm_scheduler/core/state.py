@@ -125,6 +125,9 @@ class Pool:
     starting: int = 0
     busy: int = 0
     start_failures: int = 0
+    considered_ns: int = -1
+    considered: Decision | None = None
+    """When it was last decided not to start an instance, and why."""
     blocked_at: int = -1
     is_impossible: bool = False
     nodes_seen: int = 0
