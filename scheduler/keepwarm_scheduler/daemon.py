@@ -1,45 +1,36 @@
-"""The scheduler process: one ROUTER socket, one thread, one loop.
+"""The scheduler process: one ROUTER socket, one loop, and a thread that waits for the disk.
 
 With keys every connection is CURVE, and what a peer may say follows from its key; without, only sockets on this
 machine are served, and their directory's permissions are the authentication.
 
 A turn: wait until something arrives or the core's next deadline; take up to 256 frames; feed the core, a slice of each
-connection's messages before the tick; write what must be on disk; then send, one frame per peer. Nothing here decides
-anything.
+connection's messages before the tick; hand over what must be on disk, and what has to wait for that (``performing``
+says what); release what has waited and is on disk by now; then send, one frame per peer. Nothing here decides anything.
 """
 
+import contextlib
 import errno
 import logging
-import select
 import signal
 import socket as sockets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import zmq
 
 from keepwarm_scheduler.backups import BackupError
 from keepwarm_scheduler.binding import BindError, bind, new_socket, require_private_directory, socket_path
 from keepwarm_scheduler.config import SchedulerConfig
-from keepwarm_scheduler.core.effects import (
-    RECORDS,
-    DropPayload,
-    Effect,
-    KeepPayload,
-    ReleasePayload,
-    Send,
-    SendOutcome,
-    SendStored,
-    StopProcess,
-)
+from keepwarm_scheduler.core.effects import Effect
 from keepwarm_scheduler.core.events import LOCAL, PeerLost, Principal, Tick
 from keepwarm_scheduler.core.machine import SchedulerCore
 from keepwarm_scheduler.departures import PROBE_DELAYS_S, Departures
 from keepwarm_scheduler.intake import Intake, Taken
-from keepwarm_scheduler.journal import Journal, JournalError, JournalFullError
+from keepwarm_scheduler.journal import Journal, JournalError
+from keepwarm_scheduler.journal_writer import with_room
 from keepwarm_scheduler.payload_store import EVERYBODY, PayloadStore
+from keepwarm_scheduler.performing import Performer
 from keepwarm_scheduler.security.answering import ABOUT_KEYS, answer_without_keys
 from keepwarm_scheduler.security.authorisation import refusal
 from keepwarm_scheduler.security.doorkeeper import Doorkeeper
@@ -74,9 +65,7 @@ _REFUSED_BLAME = 10
 _DEPARTURE_S = 1.0
 """How long a scheduler that has said goodbye waits for the others to leave; agents with instances take longer."""
 
-_FULL_PAUSE_S = 0.2
 _DISK_FULL = "The scheduler's disk is full: nothing new is accepted until there is room on it."
-_T = TypeVar("_T")
 
 _REVOKED = "This key is let in no more: it was revoked, or the token is used up. Join again with a new token."
 
@@ -101,20 +90,25 @@ class Daemon:
                 require_private_directory(socket_path(address).parent)
         require_private_directory(config.state)
         self._signal = 0
+        self._is_told_to_end = False
+        """By a signal, whatever has come of that so far."""
         self._wake_read, self._wake_write = sockets.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._journal = Journal(config.state)
-        opened = self._with_room(self._journal.begin_epoch)
-        self._epoch = opened.epoch
+        opened = with_room(self._journal.begin_epoch)
         self._payloads = PayloadStore(
             config.state / "payloads", config.payload_bytes_max, config.payloads_bytes_max, opened.payloads
         )
+        self._performer = Performer(
+            self._journal, opened.epoch, self._payloads, self._queue, self._wake, lambda: self._is_told_to_end
+        )
+        self._perform = self._performer.perform
         self._core = SchedulerCore(config.core, opened.epoch, opened.cluster_id, time.monotonic_ns())
         self._context = zmq.Context()
         self._doorkeeper: Doorkeeper | None = None
         if config.keys is not None:
-            self._doorkeeper = Doorkeeper(self._context, config.keys, opened, self._save)
+            self._doorkeeper = Doorkeeper(self._context, config.keys, opened, self._performer.save)
         self._socket = self._bind(config.binds)
         self._departures = Departures(self._socket)
         self._poller = zmq.Poller()
@@ -128,7 +122,6 @@ class Daemon:
         self._unreadable: list[bytes] = []
         """Connections of which nothing more is read, from this turn on."""
         self._budget = LogBudget()
-        self._is_running = True
         self._is_leaving = False
         """Ended by a signal, without a word to anybody."""
         self._perform(self._core.handle(time.monotonic_ns(), opened.restored))
@@ -155,7 +148,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         try:
-            while self._is_running and not self._is_leaving:
+            while not (self._performer.is_stopped or self._is_leaving):
                 self._turn()
         except JournalError:
             raise  # with nothing closed: to write what is left could hide what was lost
@@ -188,6 +181,8 @@ class Daemon:
         if self._payloads.is_sending:
             for peer, chunk in self._payloads.send_some():
                 self._queue(peer, chunk)
+        if self._performer.is_due:
+            self._performer.settle()
         self._send()
 
     def _timeout_ms(self) -> int:
@@ -250,6 +245,7 @@ class Daemon:
         if is_another:  # the id was another key's connection, whose end nobody has noticed yet
             self._payloads.forget_peer(peer)
             self._intake.forget(peer)
+            self._performer.forget(peer)
             effects += self._core.handle(time.monotonic_ns(), PeerLost(peer))
         return peer, principal, frames
 
@@ -286,29 +282,13 @@ class Daemon:
 
     def _back_up(self, message: BackUp) -> Message:
         """Everybody waits meanwhile: a copy is to be of one moment."""
+        self._performer.flush()
         try:
             summary = self._journal.back_up(Path(message.directory))
         except BackupError as error:
             return BackUpRefused(message.request_number, str(error)[:1000])
         log.info("backed up to %s: %d bytes in %.2f s", message.directory, *summary)
         return BackUpDone(message.request_number, summary.size_bytes, int(summary.duration_s * 1e6))
-
-    def _save(self, records: list[Any]) -> None:
-        self._with_room(lambda: self._journal.sync(records, self._epoch))
-
-    def _with_room(self, write: Callable[[], _T]) -> _T:
-        """Write. On a full disk whose reserve is used up everybody waits: what is said afterwards has to be on it."""
-        is_told = False
-        while True:
-            try:
-                return write()
-            except JournalFullError as error:
-                if self._signal:
-                    raise
-                if not is_told:
-                    log.error("%s The scheduler stands still until there is some", error)  # noqa: TRY400
-                    is_told = True
-                select.select([self._wake_read], [], [], _FULL_PAUSE_S)
 
     def _on_bad_frame(self, peer: bytes, error: ProtocolError, is_over: bool) -> None:
         self._warn(f"peer {peer.hex()}: {error}{': nothing more of this connection is read' if is_over else ''}")
@@ -355,59 +335,7 @@ class Daemon:
                 self._intake.blame(peer, _REFUSED_BLAME)
         return True
 
-    # ------------------------------------------------------------ effects
-
-    def _perform(self, effects: list[Effect]) -> None:
-        """Sync what is to be saved, then queue the messages: in their order, for commands to a node are numbered."""
-        records: list[Any] = []
-        messages: list[Any] = []
-        dropped: list[bytes] = []
-        released: dict[bytes, None] = {}
-        for effect in effects:
-            kind = type(effect)
-            if kind in _MESSAGES:
-                messages.append(effect)
-            elif kind in RECORDS:
-                records.append(effect)
-            elif type(effect) is StopProcess:
-                log.info("stopping: %s", effect.reason)
-                self._is_running = False
-            elif type(effect) is DropPayload:
-                dropped.append(effect.payload_id)
-            else:
-                self._move_payload(effect, released)
-        for payload_id in dropped:  # last: what one session has done with, a detached call may begin to need
-            self._payloads.drop(payload_id)
-        if records:
-            self._save(records)
-        for effect in messages:
-            if type(effect) is Send:
-                self._queue(effect.peer, effect.message)
-            else:
-                self._queue_stored(effect)
-        for payload_id in released:
-            self._payloads.release(payload_id)
-
-    def _move_payload(self, effect: Effect, released: dict[bytes, None]) -> None:
-        """What the journal is to refer to is kept first; what it referred to is released only after the sync."""
-        if type(effect) is ReleasePayload:
-            released[effect.payload_id] = None
-        elif type(effect) is KeepPayload and effect.payload_id in released:
-            del released[effect.payload_id]
-        elif type(effect) is KeepPayload:
-            self._payloads.keep(*effect)
-
-    def _queue_stored(self, effect: SendStored | SendOutcome) -> None:
-        """What is on disk only; nothing is there of a call that ended, or an outcome that expired, in the same turn."""
-        if type(effect) is SendOutcome:
-            outcome = self._journal.outcome(effect.number)
-            if outcome is not None:
-                self._queue(effect.peer, outcome)
-            return
-        assert type(effect) is SendStored
-        arguments = self._journal.arguments(effect.message.call_number)
-        if arguments is not None:
-            self._queue(effect.peer, effect.message._replace(arguments=arguments))
+    # ------------------------------------------------------------ sending
 
     def _queue(self, peer: bytes, message: Message) -> None:
         if type(message) is Refused:
@@ -436,6 +364,7 @@ class Daemon:
     def _lose(self, peers: list[bytes]) -> None:
         for peer in peers:
             self._intake.forget(peer)
+            self._performer.forget(peer)
             if self._doorkeeper is not None:
                 self._doorkeeper.forget(peer)
             if peer in self._peers:
@@ -446,7 +375,12 @@ class Daemon:
 
     def _on_signal(self, number: int, _: object) -> None:
         # Only a note: a signal may come in the middle of a turn. The wake-up socket ends the wait.
-        self._signal = number
+        self._signal, self._is_told_to_end = number, True
+
+    def _wake(self) -> None:
+        """From any thread: have a turn begin, if none is under way."""
+        with contextlib.suppress(BlockingIOError):  # enough has been written there to wake the loop
+            self._wake_write.send(b"\0")
 
     def _obey_signal(self) -> None:
         log.info("stopping: %s", signal.Signals(self._signal).name)
@@ -459,9 +393,10 @@ class Daemon:
             self._is_leaving = True
 
     def _close(self) -> None:
+        self._performer.flush()
         self._send()
-        self._journal.close()  # nothing is recorded any more: another scheduler may take the state over
-        if not self._is_running:
+        self._performer.close()  # nothing is recorded any more: another scheduler may take the state over
+        if self._performer.is_stopped:
             self._await_departures()
         self._socket.setsockopt(zmq.LINGER, 500)
         self._departures.close()
@@ -484,9 +419,6 @@ class Daemon:
                 self._socket.recv_multipart(zmq.NOBLOCK)
             for peer in self._departures.gone(self._peers):
                 del self._peers[peer]
-
-
-_MESSAGES = frozenset({Send, SendStored, SendOutcome})
 
 
 def _owner(principal: Principal) -> str:

@@ -1,10 +1,11 @@
 """What the scheduler keeps on disk: cluster id, epoch, locks, nodes that may hold attempts, keys, detached calls.
 
-One SQLite file, one connection, one thread. The file is opened with an exclusive lock, so that a second scheduler on
-the same state refuses to start. Everything saved in one turn of the loop is one transaction, on disk
-(``synchronous=FULL``) when ``sync`` returns; effects marked *after sync* are performed only then. A full disk is no
-harm: nothing was written, and it may be tried again, first in the room that is kept for that. Any other error of the
-disk ends the process, and nothing is tried again: what follows a failed fsync cannot be trusted.
+One SQLite file, one connection, used by one thread at a time (``journal_writer`` says by which). The file is opened
+with an exclusive lock, so that a second scheduler on the same state refuses to start. Everything saved in one turn of
+the loop is in one transaction, on disk (``synchronous=FULL``) when ``commit`` returns; effects marked *after sync* are
+performed only then. ``put`` fills the transaction, in memory; ``commit`` waits for the disk. A full disk is no harm:
+nothing was written, and it may be tried again, first in the room that is kept for that. Any other error of the disk
+ends the process, and nothing is tried again: what follows a failed fsync cannot be trusted.
 """
 
 import secrets
@@ -18,7 +19,7 @@ from keepwarm_scheduler import backups, journal_calls
 from keepwarm_scheduler.ballast import Ballast
 from keepwarm_scheduler.core.effects import ForgetCordon, ForgetNode, SaveCordon, Saved, SaveLock, SaveNode
 from keepwarm_scheduler.core.events import Restored, SavedCordon, SavedLock
-from keepwarm_scheduler.journal_calls import KeptPayload
+from keepwarm_scheduler.journal_calls import KeptPayload, Statement
 from keepwarm_scheduler.migrations import NewerSchemaError, migrate
 from keepwarm_scheduler.security.records import ForgetCredential, KeyRecord, Record, TokenRecord
 from keepwarm_wire.messages import DetachedOutcome
@@ -70,7 +71,7 @@ class Journal:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = directory / "state.sqlite3"
         try:
-            self._database = sqlite3.connect(self.path, isolation_level=None, timeout=0)
+            self._database = sqlite3.connect(self.path, isolation_level=None, timeout=0, check_same_thread=False)
         except sqlite3.Error as error:
             raise JournalError(f"Cannot open {self.path}: {error}.") from error
         try:
@@ -154,26 +155,61 @@ class Journal:
             self._meta("cluster_id"), epoch, Restored(locks, nodes, detached, cordons), keys, tokens, payloads
         )
 
+    def statements(self, records: Iterable[Journaled], epoch: int) -> list[Statement]:
+        """How records of this epoch are written, in their order. Times count from now."""
+        statements: list[Statement] = []
+        wall_us = self._wall_us()
+        for record in records:
+            of_calls = _OF_CALLS.get(type(record))
+            statements += _STATEMENTS[type(record)](record, epoch) if of_calls is None else of_calls(record, wall_us)
+        return statements
+
+    def put(self, statements: list[Statement]) -> None:
+        """Fill a transaction with them, which is not on disk before ``commit`` is called with the same ones.
+
+        Raises:
+            JournalError: the disk fails.
+        """
+        try:
+            self._fill(statements)
+        except sqlite3.OperationalError as error:
+            self._undo_if_full(error)
+        except sqlite3.Error:
+            self._database.execute("ROLLBACK")
+            raise
+
+    def commit(self, statements: list[Statement]) -> None:
+        """Have on disk what was ``put``: all of it, or none; then it may be tried again.
+
+        Raises:
+            JournalFullError: none of it, for want of room.
+            JournalError: the disk fails.
+        """
+
+        def write() -> None:
+            if not self._database.in_transaction:
+                self._fill(statements)
+            self._database.execute("COMMIT")
+
+        self._write(write)
+        self._ballast.hold()
+
     def sync(self, records: Iterable[Journaled], epoch: int) -> None:
-        """Write the records of one turn, in order, and return when they are on disk: all of them, or none.
+        """Write records, in order, and return when they are on disk: all of them, or none.
 
         Raises:
             JournalFullError: none of them, for want of room.
             JournalError: the disk fails.
         """
-        execute, wall_us, records = self._database.execute, self._wall_us(), list(records)
+        statements = self.statements(records, epoch)
+        self.put(statements)
+        self.commit(statements)
 
-        def write() -> None:
-            execute("BEGIN IMMEDIATE")
-            for record in records:
-                of_calls = _OF_CALLS.get(type(record))
-                statements = _STATEMENTS[type(record)](record, epoch) if of_calls is None else of_calls(record, wall_us)
-                for statement, values in statements:
-                    execute(statement, values)
-            execute("COMMIT")
-
-        self._write(write)
-        self._ballast.hold()
+    def _fill(self, statements: list[Statement]) -> None:
+        execute = self._database.execute
+        execute("BEGIN IMMEDIATE")
+        for statement, values in statements:
+            execute(statement, values)
 
     def _write(self, write: Callable[[], Any]) -> None:
         """Write, on a full disk into the room that is kept for that."""
@@ -181,14 +217,17 @@ class Journal:
             try:
                 write()
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
-                    raise JournalError(f"{self.path} cannot be written: {error}. Look after the disk.") from error
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
+                self._undo_if_full(error)
                 if not self._ballast.give_up():
                     raise JournalFullError(f"The disk of {self.path} is full. Make room there.") from None
             else:
                 return
+
+    def _undo_if_full(self, error: sqlite3.OperationalError) -> None:
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            raise JournalError(f"{self.path} cannot be written: {error}. Look after the disk.") from error
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")
 
     def arguments(self, number: int) -> bytes | None:
         """The inline arguments of an unfinished detached call; None if it has ended."""
@@ -207,13 +246,13 @@ class Journal:
         self._database.close()
 
 
-def _replace(table: str, width: int) -> Callable[[Any, int], list[tuple[str, tuple[Any, ...]]]]:
+def _replace(table: str, width: int) -> Callable[[Any, int], list[Statement]]:
     """How a record whose fields are the table's columns, in their order, is written."""
     statement = f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * width)})"  # noqa: S608 - the names are ours
     return lambda record, _: [(statement, tuple(record))]
 
 
-_STATEMENTS: dict[type, Callable[[Any, int], list[tuple[str, tuple[Any, ...]]]]] = {
+_STATEMENTS: dict[type, Callable[[Any, int], list[Statement]]] = {
     SaveLock: _replace("locks", len(SaveLock._fields)),
     SaveNode: lambda record, epoch: [("INSERT OR REPLACE INTO nodes VALUES (?, ?)", (record.name, epoch))],
     ForgetNode: lambda record, _: [("DELETE FROM nodes WHERE name = ?", (record.name,))],

@@ -1,8 +1,9 @@
 """Payloads that outlive the process: files that the journal refers to, in a directory of their own.
 
-A file is linked here from the payloads of sessions, whole and with the right digest, and is on disk, its name included,
-when ``keep`` returns. At a start, files that the journal does not name are swept away; the others are read through once
-before they are first sent, in pieces, so that what a disk has lost or changed is refused and never handed on.
+A file is linked here from the payloads of sessions, whole and with the right digest. It is on disk, its name included,
+once ``sync_file`` was called for what ``keep`` returns, which any thread may do. At a start, files that the journal
+does not name are swept away; the others are read through once before they are first sent, in pieces, so that what a
+disk has lost or changed is refused and never handed on.
 """
 
 import hashlib
@@ -16,11 +17,20 @@ from typing import Any
 
 from keepwarm_scheduler.journal_calls import KeptPayload
 
-__all__ = ["CHECK_BYTES_PER_STEP", "KeptPayloads"]
+__all__ = ["CHECK_BYTES_PER_STEP", "KeptPayloads", "sync_file"]
 
 CHECK_BYTES_PER_STEP = 4 << 20
 
 log = logging.getLogger("keepwarm.scheduler")
+
+
+def sync_file(path: Path) -> None:
+    """Have a file, or the names in a directory, on disk. Raises ``OSError``."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @dataclass(slots=True)
@@ -69,8 +79,8 @@ class KeptPayloads:
         """What lies here."""
         return sum(file.size for file in self._files.values())
 
-    def keep(self, payload_id: bytes, size: int, sha256: bytes, source: Path) -> None:
-        """Have these bytes survive: on disk, under their name, when this returns.
+    def keep(self, payload_id: bytes, size: int, sha256: bytes, source: Path) -> tuple[Path, ...]:
+        """Have these bytes survive. Returns what is to be on disk before anything that refers to the payload is.
 
         Raises:
             OSError: the disk refuses. Nothing that refers to the payload may be written then.
@@ -82,13 +92,8 @@ class KeptPayloads:
         except OSError:  # a file system without links
             shutil.copyfile(source, path)
             path.chmod(0o600)
-        for place in (path, self._directory):
-            handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
         self._files[payload_id] = _File(path, size, sha256, is_checked=True)
+        return path, self._directory
 
     def release(self, payload_id: bytes) -> int:
         """Nothing in the journal refers to the payload any more. Returns how many bytes that frees."""

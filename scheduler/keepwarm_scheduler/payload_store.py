@@ -181,15 +181,19 @@ class PayloadStore:
         """A message refers to the payload: from now on it stays until it is dropped."""
         self._unclaimed_ns.pop(payload_id, None)
 
-    def keep(self, payload_id: bytes, size: int, sha256: bytes) -> None:
-        """Have a stored payload survive the process, from when this returns until ``release``.
+    def keep(self, payload_id: bytes, size: int, sha256: bytes) -> tuple[Path, ...]:
+        """Have a stored payload survive the process, until ``release``.
+
+        Returns what is to be synced (``kept_payloads.sync_file``) before anything that refers to it is written.
 
         Raises:
             OSError: the disk refuses.
         """
-        if payload_id not in self._kept:
-            self._kept.keep(payload_id, size, sha256, self._stored[payload_id].path)
-            self._total_bytes += size
+        if payload_id in self._kept:
+            return ()
+        files = self._kept.keep(payload_id, size, sha256, self._stored[payload_id].path)
+        self._total_bytes += size
+        return files
 
     def release(self, payload_id: bytes) -> None:
         """Nothing in the journal refers to the payload any more."""
