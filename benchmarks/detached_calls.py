@@ -1,22 +1,29 @@
 """Detached calls: how fast they are accepted, what that adds to a round trip, how fast a start takes a backlog in.
 
-    python benchmarks/detached_calls.py [--calls 100000]
+    python benchmarks/detached_calls.py [--calls 100000] [--sync-delay-ms 3]
 
 A real scheduler on a local socket, its journal on the disk of the given directory (``--state``, by default a temporary
-one), and one client. Three figures:
+one), and clients. With ``--sync-delay-ms`` every sync takes so much longer, as on a slower disk (that needs gcc).
 
 * accepted calls per second: submits without a pause, 2,000 under way, each acceptance after its sync;
 * the latency of one acceptance at a time, beside that of an answer that needs no disk;
+* whole detached calls one after another, from the submit to the outcome, of an agent whose calls end at once;
+* the latency of attached calls in a warm process, without and with another client that spawns detached calls without a
+  pause, some at a time, on the same node;
 * after kill -9 with all these calls queued: from the start of the process to the first dispatch, and how much of that
   is reading the journal and taking the calls in.
 """
 
 import argparse
+import multiprocessing
+import os
 import secrets
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +36,14 @@ from keepwarm_scheduler.core.config import CoreConfig
 from keepwarm_scheduler.core.machine import SchedulerCore
 from keepwarm_scheduler.journal import Journal
 from keepwarm_wire import messages as wire
+from keepwarm_wire.spec import canonical_spec
+from support.hosts.faults.disks import FsyncShim
 from support.raw_peers import LocalScheduler, RawPeer, RunningAgent, declaration, sockets
 
 UNDER_WAY_MAX = 2_000
+SPAWNED_AT_ONCE = 16
+SETTLED_S = 1.5
+WARM_UP = 50
 ARGUMENTS = b"a" * 200
 
 
@@ -70,6 +82,91 @@ def measure_latencies(client: RawPeer, times: int) -> tuple[list[float], list[fl
     return accepts, looks
 
 
+def measure_round_trips(context: "zmq.Context[Any]", address: str, times: int) -> float:
+    """Detached calls per second, each submitted when the one before has ended."""
+    client = RawPeer(context, address)
+    client.hello(b"r" * 16)
+    client.say(declaration())
+    begin_s = time.perf_counter()
+    for number in range(times + WARM_UP):
+        if number == WARM_UP:
+            begin_s = time.perf_counter()
+        message = submit()
+        client.say(message)
+        client.hear(wire.DetachedAccepted)
+        client.say(wire.AttachDetached((message.call_id,)))
+        client.hear(wire.DetachedOutcome)
+    return times / (time.perf_counter() - begin_s)
+
+
+def measure_attached(context: "zmq.Context[Any]", address: str, session: bytes, times: int) -> list[float]:
+    """Milliseconds of attached calls in a warm process, one after another."""
+    client = RawPeer(context, address)
+    client.hello(session)
+    client.say(declaration(name="m:attached")._replace(spec=canonical_spec(["attached"], "3.11")))
+    durations = []
+    for number in range(1, times + WARM_UP):
+        begin_s = time.perf_counter()
+        client.say(wire.Submit(number, 1, 0, False, ARGUMENTS))
+        client.hear(wire.Outcome)
+        durations.append(1e3 * (time.perf_counter() - begin_s))
+        client.say(wire.Received((number,)))
+    return durations[WARM_UP:]
+
+
+def work(address: str) -> None:
+    """A process: an agent whose calls end at once."""
+    with sockets() as context:
+        agent = RunningAgent(context, address, cpu=8_000)
+        while True:
+            agent.socket.poll(100)
+            agent.work()
+
+
+def spawn(address: str) -> None:
+    """A process: a client that has so many detached calls under way, always."""
+    with sockets() as context:
+        client = RawPeer(context, address)
+        client.hello(b"s" * 16)
+        client.say(declaration())
+        client.say(*[submit() for _ in range(SPAWNED_AT_ONCE)])
+        while True:
+            client.take(1_000)
+            said: list[Any] = []
+            while client.heard:
+                message = client.heard.popleft()
+                if type(message) is wire.DetachedAccepted:
+                    said.append(wire.AttachDetached((message.call_id,)))
+                elif type(message) is wire.DetachedOutcome:
+                    said += [wire.ForgetDetached((message.call_id,)), submit()]
+            if said:
+                client.say(*said)
+
+
+@contextmanager
+def helper(program: Callable[[str], None], address: str) -> Iterator[None]:
+    """A process beside this one."""
+    process = multiprocessing.get_context("spawn").Process(target=program, args=(address,), daemon=True)
+    process.start()
+    time.sleep(SETTLED_S)
+    yield
+    process.kill()
+    process.join()
+
+
+def show_calls(context: "zmq.Context[Any]", address: str, times: int) -> None:
+    """Measure whole calls, detached and attached, and print."""
+    with helper(work, address):
+        print(f"detached calls one after another: {measure_round_trips(context, address, times):,.0f} per second")
+        alone = measure_attached(context, address, b"1" * 16, times)
+        with helper(spawn, address):
+            beside = measure_attached(context, address, b"2" * 16, times)
+    for what, durations in (("alone", alone), ("while another client spawns", beside)):
+        durations.sort()
+        p50, p99 = statistics.median(durations), durations[int(len(durations) * 0.99)]
+        print(f"an attached call, {what}: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+
+
 def measure_restart(scheduler: LocalScheduler, context: "zmq.Context[Any]") -> float:
     """Seconds from the start of the process to the first dispatch, an agent being there and waiting."""
     agent = RunningAgent(context, scheduler.address)
@@ -101,9 +198,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--state", type=Path, default=None, help="a directory on the disk to measure")
+    parser.add_argument("--times", type=int, default=2_000, help="how many whole calls are measured")
+    parser.add_argument("--sync-delay-ms", type=float, default=0, help="how much slower the disk is to be")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="keepwarm-", dir=options.state) as home, sockets() as context:
+        shim = FsyncShim(Path(home)) if options.sync_delay_ms else None
+        if shim is not None:
+            os.environ.update(shim.variables)
+            shim.slow(options.sync_delay_ms / 1e3)
         scheduler = LocalScheduler(Path(home))
+        show_calls(context, scheduler.address, options.times)
         client = RawPeer(context, scheduler.address)
         client.hello()
         client.say(declaration())

@@ -1,7 +1,7 @@
-"""Faults of disks: full, and unable to promise that what was written is there.
+"""Faults of disks: full, slow, and unable to promise that what was written is there.
 
 A disk is filled only where it is a small one of the host's own (``Host.use_small_disk``). ``FsyncShim`` is a library
-of a few lines, compiled when a test needs it, that a program is started with; a file then switches the fault on.
+of a few lines, compiled when a test needs it, that a program is started with; files then switch the faults on.
 """
 
 import errno
@@ -23,11 +23,21 @@ _SOURCE = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <stdio.h>
 #include <unistd.h>
+
+static void wait_as_told(void) {
+    unsigned microseconds = 0;
+    FILE *file = fopen(SLOWNESS, "r");
+    if (!file) return;
+    if (fscanf(file, "%u", &microseconds) == 1) usleep(microseconds);
+    fclose(file);
+}
 
 #define FAILING(name)                                                          \\
     int name(int descriptor) {                                                 \\
         static int (*real)(int);                                               \\
+        wait_as_told();                                                        \\
         if (access(SWITCH, F_OK) == 0) { errno = EIO; return -1; }             \\
         if (!real) real = (int (*)(int)) dlsym(RTLD_NEXT, #name);              \\
         return real(descriptor);                                               \\
@@ -61,18 +71,18 @@ def _write(descriptor: int, data: bytes) -> int:
 
 
 class FsyncShim:
-    """fsync and fdatasync that fail with EIO while the fault is on, in programs started with ``variables``.
+    """fsync and fdatasync that fail with EIO, or take long, while that is on, in programs started with ``variables``.
 
     Programs that call the kernel without the C library are not reached. ``folder`` must exist and be the test's own.
     """
 
     def __init__(self, folder: Path) -> None:
         require_programs("gcc")
-        self._switch = folder / "fsync-fails"
+        self._switch, self._slowness = folder / "fsync-fails", folder / "fsync-is-slow"
         library, source = folder / "fsync-shim.so", folder / "fsync-shim.c"
         source.write_text(_SOURCE)
-        define = f'-DSWITCH="{self._switch}"'
-        command = ["gcc", "-shared", "-fPIC", "-O1", define, "-o", str(library), str(source), "-ldl"]
+        defines = (f'-DSWITCH="{self._switch}"', f'-DSLOWNESS="{self._slowness}"')
+        command = ["gcc", "-shared", "-fPIC", "-O1", *defines, "-o", str(library), str(source), "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_S, check=False)
         if done.returncode:
             raise RuntimeError(f"the fsync shim does not compile: {done.stderr.strip()}")
@@ -82,3 +92,10 @@ class FsyncShim:
         """From now on no sync succeeds."""
         self._switch.touch()
         return Fault("fsync fails", lambda: self._switch.unlink(missing_ok=True))
+
+    def slow(self, delay_s: float) -> Fault:
+        """From now on each sync takes so much longer."""
+        draft = self._slowness.with_suffix(".draft")
+        draft.write_text(str(int(delay_s * 1e6)))
+        draft.rename(self._slowness)
+        return Fault("fsync is slow", lambda: self._slowness.unlink(missing_ok=True))
