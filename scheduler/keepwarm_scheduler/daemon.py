@@ -13,6 +13,7 @@ import errno
 import logging
 import signal
 import socket as sockets
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,9 @@ _REFUSED_BLAME = 10
 
 _DEPARTURE_S = 1.0
 """How long a scheduler that has said goodbye waits for the others to leave; agents with instances take longer."""
+
+_SWITCH_S = 0.0005
+"""How long the loop may keep Python's lock from the journal's thread, which wants it twice for each commit."""
 
 _DISK_FULL = "The scheduler's disk is full: nothing new is accepted until there is room on it."
 
@@ -144,6 +148,7 @@ class Daemon:
         Raises:
             JournalError: the disk fails. The process must end at once, as if killed.
         """
+        sys.setswitchinterval(_SWITCH_S)
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)

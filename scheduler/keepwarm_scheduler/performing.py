@@ -1,7 +1,7 @@
 """Performing effects: what is saved goes to the journal's thread, what has to wait for that waits, all else leaves.
 
 What waits for the disk is what the core marks so. It waits for everything saved before it, in its own turn and earlier
-ones, and leaves in the order of the effects. Later ordinary messages do not wait, but for those in ``_ORDERED``. Who
+ones, and leaves in the order of the effects. Later ordinary messages do not wait, but for those in ``ORDERED``. Who
 may overtake whom, by what is held:
 
 * Commands to a node (*Dispatch* of a detached or at-most-once call, *CancelAttempt*). An agent obeys a command only if
@@ -50,10 +50,11 @@ from keepwarm_wire.messages import (
     Welcome,
 )
 
-__all__ = ["Performer"]
+__all__ = ["ORDERED", "Performer"]
 
 _MESSAGES = frozenset({Send, SendStored, SendOutcome})
-_ORDERED = frozenset({AgentBeatReply, CancelAttempt, Dispatch, Goodbye, MakeLock, StartInstance, StopInstance, Welcome})
+ORDERED = frozenset({AgentBeatReply, CancelAttempt, Dispatch, Goodbye, MakeLock, StartInstance, StopInstance, Welcome})
+"""Who is sent one of these is sent them in the order of the effects, whichever of them wait."""
 
 log = logging.getLogger("keepwarm.scheduler")
 
@@ -112,7 +113,7 @@ class Performer:
         for payload_id in dropped:  # last: what one session has done with, a detached call may begin to need
             payloads.drop(payload_id)
         if records or released or writer.is_busy:
-            writer.hand_over(records, files, self._held(messages), released, _ORDERED)
+            writer.hand_over(records, files, self._held(messages), released, ORDERED)
             if self.is_stopped:
                 writer.flush()
         else:
@@ -128,13 +129,13 @@ class Performer:
         for effect in messages:
             if type(effect) is not Send or effect.after_sync:
                 held.append(effect)
-                if type(effect) is not SendOutcome and type(effect.message) in _ORDERED:
+                if type(effect) is not SendOutcome and type(effect.message) in ORDERED:
                     ordered[effect.peer] = None
-            elif type(effect.message) not in _ORDERED:
+            elif type(effect.message) not in ORDERED:
                 self._queue(effect.peer, effect.message)
             elif effect.peer in ordered:
                 held.append(effect)
-            elif not self._writer.follow(effect, _ORDERED):
+            elif not self._writer.follow(effect, ORDERED):
                 self._queue(effect.peer, effect.message)
         return held
 

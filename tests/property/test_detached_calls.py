@@ -119,6 +119,7 @@ class Detached(RuleBasedStateMachine):
     def replace_agent(self) -> None:
         """Its machine dies, with everything that ran there."""
         self.has_lost_node = True
+        self.driver.catch_up()  # an agent is welcomed by the disk's leave
         self.past_agents.append(self.agent)
         self.driver.agents.pop(self.agent.peer, None)
         self.agent = self.driver.agent("a", f"a{len(self.past_agents) + 1}")
@@ -137,6 +138,16 @@ class Detached(RuleBasedStateMachine):
     @rule()
     def crash_at_the_next_sync(self) -> None:
         self.driver.crashes_at_sync = True
+
+    @rule()
+    def disk_becomes_slow(self) -> None:
+        """Much is decided before any of it is on disk, and lost if the next step is a crash."""
+        self.driver.is_disk_slow = True
+
+    @rule()
+    def disk_catches_up(self) -> None:
+        self.driver.catch_up()
+        self.listen()
 
     @rule(does_agent_return=st.booleans(), after_s=st.sampled_from([0.0, 1.0, 20.0]))
     def reboot(self, does_agent_return: bool, after_s: float) -> None:

@@ -1,8 +1,9 @@
 """A driver whose scheduler has a real journal: what is synced is on disk, and a restart reads it back.
 
 A crash may come at any turn, before its sync: then of the turn's messages only those may have left that do not have to
-wait for the disk. Wall time is the driver's own. The bytes of payloads are not here; that they are kept and released
-in the right order is checked.
+wait for the disk. While the disk is slow, turns go on as in the daemon: what waits for the disk waits, ordinary
+messages leave, but for commands behind commands that wait; a crash then loses all of it. Wall time is the driver's own.
+The bytes of payloads are not here; that they are kept and released in the right order is checked.
 """
 
 import shutil
@@ -25,6 +26,7 @@ from keepwarm_scheduler.core.effects import (
 from keepwarm_scheduler.core.events import LOCAL, Event, PeerMessage, Principal
 from keepwarm_scheduler.core.machine import SchedulerCore
 from keepwarm_scheduler.journal import Journal
+from keepwarm_scheduler.performing import ORDERED
 from keepwarm_wire import messages as wire
 from keepwarm_wire.codec import decode_frame, encode_frame
 from support.scheduler_driver import SECOND_NS, START_NS, Agent, Client, Driver
@@ -44,6 +46,11 @@ class DurableDriver(Driver):
         self.journal = self._open()
         self.crashes_at_sync = False
         self.has_crashed = False
+        self.is_disk_slow = False
+        self._waiting: list[tuple[list[Any], list[Effect], dict[bytes, None]]] = []
+        """Turns that are not on disk: what they save, what is sent then, and which payloads go."""
+        self._behind: dict[bytes, None] = {}
+        """Peers for whom a command waits."""
         self.kept: dict[bytes, None] = {}
         """Payloads that have to survive the process."""
         opened = self.journal.begin_epoch()
@@ -68,7 +75,8 @@ class DurableDriver(Driver):
         self.kept = {payload.payload_id: None for payload in opened.payloads}
         if config:
             self.config = type(self.config)(**config)
-        self.has_crashed = self.crashes_at_sync = False
+        self.has_crashed = self.crashes_at_sync = self.is_disk_slow = False
+        self._waiting, self._behind = [], {}
         self.agents.clear()
         self.clients.clear()
         self.core = SchedulerCore(self.config, self.epoch, b"c" * 16, self.now_ns)
@@ -84,6 +92,7 @@ class DurableDriver(Driver):
         records: list[Any] = [effect for effect in effects if type(effect) in RECORDS]
         if records and self.crashes_at_sync:
             self.has_crashed = True
+            self._waiting, self._behind = [], {}
             self.core.next_deadline = lambda: None  # type: ignore[method-assign]
             for effect in effects:
                 if isinstance(effect, Send) and not effect.after_sync:
@@ -92,6 +101,9 @@ class DurableDriver(Driver):
         released: dict[bytes, None] = {}
         for effect in effects:
             self._move_payload(effect, released)
+        if self.is_disk_slow and (records or self._waiting):
+            self._waiting.append((records, [effect for effect in effects if self._waits(effect)], released))
+            return effects
         if records:
             self.journal.sync(records, self.epoch)
         for effect in effects:
@@ -99,6 +111,34 @@ class DurableDriver(Driver):
         for payload_id in released:
             del self.kept[payload_id]
         return effects
+
+    def _waits(self, effect: Effect) -> bool:
+        """Whether a message has to wait for the disk; if not, it leaves."""
+        if isinstance(effect, SendOutcome):
+            return True
+        if not isinstance(effect, Send | SendStored):
+            return False
+        is_ordered = type(effect.message) in ORDERED
+        if isinstance(effect, SendStored) or effect.after_sync:
+            if is_ordered:
+                self._behind[effect.peer] = None
+            return True
+        if is_ordered and effect.peer in self._behind:
+            return True
+        self.hand_over(effect.peer, effect.message)
+        return False
+
+    def catch_up(self) -> None:
+        """The disk is fast again, and has everything."""
+        self.is_disk_slow = False
+        waiting, self._waiting, self._behind = self._waiting, [], {}
+        for records, effects, released in waiting:
+            self.journal.sync(records, self.epoch)
+            for effect in effects:
+                self._perform(effect)
+            for payload_id in released:
+                del self.kept[payload_id]
+        self.settle()
 
     def _move_payload(self, effect: Effect, released: dict[bytes, None]) -> None:
         if isinstance(effect, KeepPayload):
