@@ -97,6 +97,8 @@ class Daemon:
         self._is_told_to_end = False
         """By a signal, whatever has come of that so far."""
         self._wake_read, self._wake_write = sockets.socketpair()
+        self._wake_number = self._wake_read.fileno()
+        """As which the poller returns it: it is no socket of ZeroMQ."""
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._journal = Journal(config.state)
@@ -168,7 +170,7 @@ class Daemon:
             self._intake.is_flooded = False
             time.sleep(_PAUSE_S)
         ready = dict(self._poller.poll(self._timeout_ms()))
-        if self._wake_read in ready:
+        if self._wake_number in ready:
             self._wake_read.recv(4096)
         if self._signal:
             self._obey_signal()
@@ -418,7 +420,7 @@ class Daemon:
         end_s = time.monotonic() + _DEPARTURE_S
         while self._peers and (left_s := end_s - time.monotonic()) > 0:
             ready = dict(self._poller.poll(int(min(left_s, PROBE_DELAYS_S[0]) * 1000) + 1))
-            if self._wake_read in ready:
+            if self._wake_number in ready:
                 self._wake_read.recv(4096)
             if self._socket in ready:
                 self._socket.recv_multipart(zmq.NOBLOCK)
