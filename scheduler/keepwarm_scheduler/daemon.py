@@ -95,7 +95,7 @@ class Daemon:
         require_private_directory(config.state)
         self._signal = 0
         self._is_told_to_end = False
-        """By a signal, whatever has come of that so far."""
+        """By a signal, say; whatever has come of that so far."""
         self._wake_read, self._wake_write = sockets.socketpair()
         self._wake_number = self._wake_read.fileno()
         """As which the poller returns it: it is no socket of ZeroMQ."""
@@ -160,6 +160,7 @@ class Daemon:
         except JournalError:
             raise  # with nothing closed: to write what is left could hide what was lost
         except BaseException:
+            self._is_told_to_end = True  # by a fault of our own, and not to wait for room on a full disk
             self._close()
             raise
         self._close()

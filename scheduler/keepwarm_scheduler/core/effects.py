@@ -1,7 +1,9 @@
 """What the scheduler wants done: the outputs of ``SchedulerCore.handle``. Frozen; performed by the daemon.
 
-The effects of a turn are performed in this order: ``KeepPayload``; everything that is saved or forgotten, as one
-transaction, on disk; then all messages, in their order; then ``DropPayload`` and ``ReleasePayload``.
+The effects of a turn are performed in this order: ``KeepPayload`` and ``DropPayload``; everything that is saved or
+forgotten, in one transaction, on disk; then the messages that have to wait for that, in their order, and
+``ReleasePayload``. Messages that need not wait leave at once, also while earlier turns' are held, but for commands to a
+node, which stay in their order. What one turn waits for, every earlier turn has waited for.
 """
 
 from typing import NamedTuple

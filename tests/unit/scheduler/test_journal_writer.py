@@ -227,7 +227,7 @@ def test_on_a_full_disk_what_is_held_waits_for_room(
 def test_once_there_is_room_on_a_full_disk_all_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole batch is written, though its transaction had been undone."""
     monkeypatch.setattr(journal_writer, "_FULL_PAUSE_S", 0.001)
-    tries = []
+    tries: list[int] = []
 
     class Filling(Journal):
         def commit(self, statements: list[tuple[str, tuple[object, ...]]]) -> None:

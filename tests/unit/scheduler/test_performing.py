@@ -199,7 +199,7 @@ def test_what_is_saved_in_words_is_on_disk_when_that_returns(turns: Turns) -> No
     turns.perform(FUNCTION, call(1), accepted(1))
     turns.journal.let_through(2)
     turns.sent.clear()
-    turns.performer.save([SaveNode("n")])  # type: ignore[list-item]
+    turns.performer.save([SaveNode("n")])
     assert turns.journal.commits == 2
     assert [message for _, message in turns.sent] == [accepted(1).message]
 
