@@ -1,0 +1,31 @@
+"""Systems by name."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from benchmarks.hot_path.over_tcp import KeepwarmOverTcp
+from benchmarks.hot_path.peers import Dask, Loky, Ray
+from benchmarks.hot_path.systems import Keepwarm, Pool, System
+
+__all__ = ["OURS", "POOL", "TCP", "make"]
+
+OURS, POOL, TCP = "keepwarm", "pool", "keepwarm over TCP"
+
+SYSTEMS: dict[str, Callable[[], System]] = {
+    OURS: Keepwarm,
+    POOL: Pool,
+    TCP: KeepwarmOverTcp,
+    "ray": Ray,
+    "dask": Dask,
+    "loky": Loky,
+}
+
+
+@contextmanager
+def make(name: str) -> Iterator[System]:
+    """A started system, stopped at the end."""
+    system = SYSTEMS[name]()
+    try:
+        yield system
+    finally:
+        system.stop()

@@ -1,0 +1,74 @@
+"""Keepwarm as between machines, on one: a scheduler with keys on a loopback port, an agent that joined, a login.
+
+Rules: each party has a home of its own below ``KEEPWARM_HOME``, as if on its own machine. Daemons are children of this
+process and are ended with its tree.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.hot_path.systems import Keepwarm
+
+__all__ = ["KeepwarmOverTcp"]
+
+START_S = 30.0
+
+
+class KeepwarmOverTcp(Keepwarm):
+    """A cluster with keys on a loopback port: every connection is TCP, encrypted and authenticated by CURVE."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._base = Path(os.environ["KEEPWARM_HOME"])
+        at = f"127.0.0.1:{_free_port()}"
+        self._tool("head", "init")
+        self._daemon("head", "Scheduler ready", "scheduler", "--bind", at)
+        token = self._tool("head", "token", "new", "--role", "agent")
+        self._daemon("node", "welcomed by the scheduler", "agent", "--at", at, "--node", "node", "--join", token)
+        token = self._tool("head", "token", "new", "--role", "client")
+        self._tool("user", "login", token, "--at", at)
+        os.environ |= {"KEEPWARM_HOME": str(self._home("user")), "KEEPWARM_ADDRESS": f"tcp://{at}"}
+
+    def _home(self, machine: str) -> Path:
+        home = self._base / machine
+        home.mkdir(mode=0o700, exist_ok=True)
+        return home
+
+    def _tool(self, machine: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "keepwarm", *arguments],
+            env=os.environ | {"KEEPWARM_HOME": str(self._home(machine))},
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"keepwarm {' '.join(arguments[:2])} failed: {done.stderr}")
+        return done.stdout.strip()
+
+    def _daemon(self, machine: str, ready: str, *arguments: str) -> None:
+        log = self._home(machine) / f"{arguments[0]}.log"
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "keepwarm", *arguments],
+                env=os.environ | {"KEEPWARM_HOME": str(self._home(machine))},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+        deadline_s = time.monotonic() + START_S
+        while ready not in log.read_text():
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                raise RuntimeError(f"keepwarm {arguments[0]} did not start: {log.read_text()[-2000:]}")
+            time.sleep(0.02)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
