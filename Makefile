@@ -58,6 +58,7 @@ long: install
 	KEEPWARM_TIER=long $(RUN)/pytest -q tests
 
 bench: install
+	$(RUN)/python -m benchmarks.hot_path
 	$(RUN)/python benchmarks/main_path.py
 
 format: install

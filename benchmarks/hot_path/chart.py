@@ -28,6 +28,7 @@ PANELS = (
 COLUMNS = 3
 PANEL_INCHES = (3.6, 2.3)
 DOTS_PER_INCH = 150
+MARGIN = 1.25  # for the numbers behind the bars
 COLOURS = ("#1f6fb4", "#9a9a9a", "#d08a2e", "#5b9a4a", "#8a5fb0")
 
 
@@ -59,12 +60,17 @@ def _fill(axes: Any, samples: Sequence[Sample], panel: tuple[str, str, str], sys
     workload, case, figure = panel
     title = title_of(figure)
     measured = [(system, list(values(samples, panel, system).values())) for system in systems]
-    for place, (system, numbers) in enumerate((system, numbers) for system, numbers in measured if numbers):
-        median, low, high = spread(numbers)
+    shown = [(system, spread(numbers)) for system, numbers in measured if numbers]
+    for place, (system, (median, low, high)) in enumerate(shown):
         colour = COLOURS[systems.index(system) % len(COLOURS)]
-        bars = axes.barh(place, median, color=colour, xerr=[[median - low], [high - median]], ecolor="#333333")
-        axes.bar_label(bars, labels=[f"{system}: {median:{title.form}}"], label_type="center", fontsize="small")
+        axes.barh(place, median, color=colour, xerr=[[median - low], [high - median]], ecolor="#333333")
+        axes.annotate(
+            f"{median:{title.form}}", (high, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    axes.set_xlim(0, MARGIN * max(high for _, (_, _, high) in shown) or 1)
+    axes.set_yticks(range(len(shown)), [system for system, _ in shown])
+    axes.tick_params(labelsize="small")
+    axes.locator_params(axis="x", nbins=5)
     axes.invert_yaxis()
-    axes.set_yticks([])
     axes.set_title(f"{workload}{', ' + case if case else ''}\n{title.text}", fontsize="small")
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
