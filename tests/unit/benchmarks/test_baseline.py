@@ -6,7 +6,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-
 from benchmarks.hot_path import baseline
 
 MEDIANS = {"round_trip": 4.0, "in_flight": 3.0, "kilobyte": 2.00049}

@@ -1,7 +1,6 @@
 """Medians, ratios and the alarm for noise, from samples made by hand."""
 
 import pytest
-
 from benchmarks.hot_path.figures import Sample, Spread, cells, disturbances, ratios, spread, values
 
 CELL = ("in_flight", "", "cpu_us_per_call")
