@@ -6,6 +6,7 @@ come could still change that median, and none after that: a disturbed pair costs
 again because it was not liked. ``python -m benchmarks.hot_path --write-baseline`` renews what is compared with.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -93,22 +94,34 @@ def test_an_unknown_workload_and_a_missing_peer_are_told() -> None:
     assert "ray: left out" in err or "| ray |" in out
 
 
+def below(process_id: int) -> list[psutil.Process]:
+    """Its descendants, orphans that it has adopted included."""
+    found: list[psutil.Process] = psutil.Process(process_id).children(recursive=True)
+    return found
+
+
+def is_instance(process: psutil.Process) -> bool:
+    """Whether it runs calls; not if it has just ended."""
+    try:
+        return "KEEPWARM_INSTANCE" in process.environ()
+    except psutil.Error:
+        return False
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process(number: signal.Signals) -> None:
     """Daemons have detached themselves by then; they are ended all the same."""
     process = start("--only", "idle")
+    started: list[psutil.Process] = []
     try:
-
-        def agents() -> list[psutil.Process]:
-            found = psutil.Process(process.pid).children(recursive=True)
-            return [one for one in found if "KEEPWARM_INSTANCE" in one.environ()]
-
-        until(lambda: bool(agents()), 60)
-        started = [one.pid for one in psutil.Process(process.pid).children(recursive=True)]
+        until(lambda: any(map(is_instance, below(process.pid))), 60)
+        started = below(process.pid)
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
         assert process.returncode == 130, err
-        assert not [pid for pid in started if lives(pid)]
+        assert not [one.pid for one in started if lives(one.pid)]
     finally:
-        process.kill()
-        process.wait()
+        for left in (process, *started):
+            with contextlib.suppress(psutil.Error):
+                left.kill()
+        process.communicate()
