@@ -35,9 +35,6 @@ __all__ = [
 SLICE_NS = 500_000
 """Of a turn, for one connection; one message may take longer."""
 
-SLICES_NS = 2_000_000
-"""Of a turn, for all connections together, as long as each has its slice."""
-
 WAITING_BYTES_MAX = 48 * 1024 * 1024
 """Of one connection: more than the chunks of payloads that a client or agent may have under way."""
 
@@ -187,7 +184,7 @@ class Intake:
                 self.is_flooded = True
                 if began_ns < lane.rests_until_ns:
                     continue
-            end_ns = began_ns + max(SLICE_NS, SLICES_NS // len(waiting))
+            end_ns = began_ns + SLICE_NS
             while waiting.get(peer) is lane:
                 if lane.messages:
                     assert lane.principal is not None
