@@ -56,6 +56,7 @@ __all__ = [
     "FrameError",
     "FrameDecoder",
     "encode",
+    "encode_inline_done",
     "codec_tag",
     "INLINE_LIMIT_BYTES",
     "MAX_BODY_BYTES",
@@ -334,20 +335,56 @@ _DECODERS = {code: (frame, [_READERS[kind] for kind in kinds]) for frame, (code,
 _CALL = struct.Struct(">IBQ%dsBBI" % DIGEST_BYTES)
 _DONE = struct.Struct(">IBQQBBI")
 _CALL_CODE, _DONE_CODE = 2, 21
-_COMMON_CODES = (_CALL_CODE, _DONE_CODE)
+_make = tuple.__new__  # what a named tuple's own `__new__` calls, without a Python function around it
 
 
-def _encode_common(frame: Any) -> bytes | None:
-    if type(frame) is Call and type(frame.arguments) is bytes and len(frame.function_version) == DIGEST_BYTES:
-        payload, layout, code = frame.arguments, _CALL, _CALL_CODE
-    elif type(frame) is Done and type(frame.payload) is bytes:
-        payload, layout, code = frame.payload, _DONE, _DONE_CODE
-    else:
-        return None
-    if len(payload) > INLINE_LIMIT_BYTES:
+def _encode_call(frame: Call) -> bytes | None:
+    attempt, function_version, flags, payload = frame
+    if type(payload) is not bytes or len(payload) > INLINE_LIMIT_BYTES or len(function_version) != DIGEST_BYTES:
         return None
     size = len(payload)
-    return layout.pack(layout.size - _HEADER.size + size, code, frame[0], frame[1], frame[2], 0, size) + payload
+    body_bytes = _CALL.size - _HEADER.size + size
+    return _CALL.pack(body_bytes, _CALL_CODE, attempt, function_version, flags, 0, size) + payload
+
+
+def _encode_done(frame: Done) -> bytes | None:
+    attempt, run_us, printed, payload = frame
+    if type(payload) is not bytes or len(payload) > INLINE_LIMIT_BYTES:
+        return None
+    return encode_inline_done(attempt, run_us, printed, payload)
+
+
+def encode_inline_done(attempt: int, run_us: int, printed: bool, payload: bytes) -> bytes:
+    """The bytes of a `Done` whose payload is within `INLINE_LIMIT_BYTES`."""
+    size = len(payload)
+    return _DONE.pack(_DONE.size - _HEADER.size + size, _DONE_CODE, attempt, run_us, printed, 0, size) + payload
+
+
+def _decode_call(data: bytes, start: int, end: int) -> Frame | None:
+    payload_start = start + _CALL.size
+    if payload_start > end:
+        return None
+    _, _, attempt, function_version, flags, form, size = _CALL.unpack_from(data, start)
+    if form or size > INLINE_LIMIT_BYTES or payload_start + size != end:
+        return None
+    return _make(Call, (attempt, function_version, flags, data[payload_start:end]))
+
+
+def _decode_done(data: bytes, start: int, end: int) -> Frame | None:
+    payload_start = start + _DONE.size
+    if payload_start > end:
+        return None
+    _, _, attempt, run_us, printed, form, size = _DONE.unpack_from(data, start)
+    if form or size > INLINE_LIMIT_BYTES or payload_start + size != end or printed > 1:
+        return None
+    return _make(Done, (attempt, run_us, printed == 1, data[payload_start:end]))
+
+
+_COMMON_ENCODERS: Dict[Type[Any], Callable[[Any], bytes | None]] = {Call: _encode_call, Done: _encode_done}
+_COMMON_DECODERS: Dict[int, Callable[[bytes, int, int], Frame | None]] = {
+    _CALL_CODE: _decode_call,
+    _DONE_CODE: _decode_done,
+}
 
 
 def encode(frame: Frame) -> bytes:
@@ -357,8 +394,9 @@ def encode(frame: Frame) -> bytes:
         FrameError: a field is out of its range, or the body is over `MAX_BODY_BYTES`.
     """
     code, writers = _ENCODERS[type(frame)]
+    encode_common = _COMMON_ENCODERS.get(type(frame))
     try:
-        common = _encode_common(frame)
+        common = None if encode_common is None else encode_common(frame)
         if common is not None:
             return common
         body = b"".join([write(value) for write, value in zip(writers, frame)])  # noqa: B905 - strict= needs Python 3.10
@@ -367,21 +405,6 @@ def encode(frame: Frame) -> bytes:
     if len(body) > MAX_BODY_BYTES:
         raise FrameError("%s has %d bytes, over the limit of %d" % (type(frame).__name__, len(body), MAX_BODY_BYTES))
     return _HEADER.pack(len(body), code) + body
-
-
-def _decode_common(code: int, data: bytes, start: int, end: int) -> Frame | None:
-    """A common frame whose payload is inline, from its header at `start` to `end`."""
-    layout = _CALL if code == _CALL_CODE else _DONE
-    payload_start = start + layout.size
-    if payload_start > end:
-        return None
-    _, _, first, second, third, form, size = layout.unpack_from(data, start)
-    if form != 0 or size > INLINE_LIMIT_BYTES or payload_start + size != end:
-        return None
-    payload = data[payload_start:end]
-    if code == _CALL_CODE:
-        return Call(first, second, third, payload)
-    return Done(first, second, bool(third), payload) if third <= 1 else None
 
 
 def _decode(code: int, body: bytes) -> Frame:
@@ -433,20 +456,21 @@ class FrameDecoder:
 
     def _split(self, data: bytes) -> List[Frame]:
         frames: List[Frame] = []
-        start, available = 0, len(data)
+        start, available, header_bytes = 0, len(data), _HEADER.size
         while True:
-            body_start = start + _HEADER.size
-            self._needed = _HEADER.size
+            body_start = start + header_bytes
             if body_start > available:
+                self._needed = header_bytes
                 break
             size, code = _HEADER.unpack_from(data, start)
             if size > MAX_BODY_BYTES:
                 raise FrameError("a frame of %d bytes, over the limit of %d" % (size, MAX_BODY_BYTES))
             end = body_start + size
-            self._needed += size
             if end > available:
+                self._needed = header_bytes + size
                 break
-            frame = _decode_common(code, data, start, end) if code in _COMMON_CODES else None
+            decode_common = _COMMON_DECODERS.get(code)
+            frame = None if decode_common is None else decode_common(data, start, end)
             frames.append(_decode(code, data[body_start:end]) if frame is None else frame)
             start = end
         if start < available:
