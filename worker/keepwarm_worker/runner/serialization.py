@@ -6,6 +6,7 @@ Rules:
 - A by-value pickle of another implementation or minor version is refused *before* it is read: unpickling one can crash
   the interpreter.
 - Results are pickled plainly where that works. cloudpickle is the fallback, for what only this process can name.
+- What cannot name cloudpickle, and results of the simplest types, take a shorter way to the same objects and bytes.
 - What is over `INLINE_LIMIT_BYTES` goes to a file as it is pickled; it is never held in memory as a whole.
 """
 
@@ -37,6 +38,7 @@ __all__ = [
     "SpoolError",
     "Sink",
     "dump",
+    "dump_atom",
     "load",
     "fast_pickle",
     "private_cloudpickle",
@@ -46,6 +48,9 @@ __all__ = [
 PRIVATE_NAME = "_keepwarm_cloudpickle"
 PROTOCOL = 5
 _PART = ".part"
+_BY_VALUE_NAME = frames.CLOUDPICKLE_CODEC.encode()
+"""In every pickle that needs cloudpickle, the user's or ours: both names hold it."""
+_NONE = fast_pickle.dumps(None, PROTOCOL)
 
 OWN_TAG = frames.codec_tag(sys.implementation.name, sys.version_info[0], sys.version_info[1])
 OWN_PYTHON = "%d.%d" % sys.version_info[:2]
@@ -140,6 +145,8 @@ def load(payload: Payload, by_value: bool = True) -> Any:
     if isinstance(payload, frames.Stored):
         with open(payload.path, "rb") as file:
             return _load_from(file, by_value)
+    if _BY_VALUE_NAME not in payload:
+        return fast_pickle.loads(payload)  # `find_class` would change nothing
     return _load_from(io.BytesIO(payload), by_value)
 
 
@@ -159,9 +166,12 @@ class Sink:
     End it with `finish` or `discard`, where no interruption can come.
     """
 
+    __slots__ = ("_chunks", "_file", "_hash", "_name", "_path", "_size", "_spilled", "_spool")
+
     def __init__(self, spool: str, name: str) -> None:
+        self._spool = spool
         self._name = name
-        self._path = os.path.join(spool, name)
+        self._path = ""
         self._chunks: List[bytes] = []
         self._file: Optional[BinaryIO] = None
         self._spilled = False
@@ -174,7 +184,7 @@ class Sink:
         Raises:
             SpoolError: the file cannot be written.
         """
-        size = memoryview(data).nbytes
+        size = len(data) if type(data) is bytes else memoryview(data).nbytes
         self._size += size
         if self._size <= frames.INLINE_LIMIT_BYTES:
             self._chunks.append(bytes(data))
@@ -191,6 +201,7 @@ class Sink:
         from hashlib import sha256
 
         self._spilled = True
+        self._path = os.path.join(self._spool, self._name)
         descriptor = os.open(self._path + _PART, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         self._file, self._hash = open(descriptor, "wb"), sha256()  # noqa: SIM115 - closed by `finish` or `discard`
         for chunk in self._chunks:
@@ -231,6 +242,20 @@ class Sink:
                 file.close()
         except OSError:
             pass  # a full disk, or never created: there is nothing left to remove
+
+
+def dump_atom(value: object) -> Optional[bytes]:
+    """The plain pickle of a small value of the simplest types; None for any other, which takes a sink."""
+    if value is None:
+        return _NONE
+    kind = type(value)
+    if kind is str or kind is bytes:
+        if len(value) > frames.INLINE_LIMIT_BYTES:  # type: ignore[arg-type]  # it has a length
+            return None
+    elif not (kind is int or kind is bool or kind is float):
+        return None
+    data = fast_pickle.dumps(value, PROTOCOL)
+    return data if len(data) <= frames.INLINE_LIMIT_BYTES else None
 
 
 def dump(value: object, sink: Sink) -> str:

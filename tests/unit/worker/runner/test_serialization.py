@@ -114,3 +114,19 @@ def test_packages_with_a_similar_name_are_left_alone() -> None:
     """Only cloudpickle itself is mapped."""
     with pytest.raises(ModuleNotFoundError, match="cloudpickle_extras"):
         serialization.load(b"ccloudpickle_extras\nthing\n.")
+
+
+@pytest.mark.parametrize("value", [None, True, False, 0, -7, 2**70, 1.5, "text", "\ud800", b"bytes", "x" * 1000])
+def test_an_atom_is_pickled_as_any_value_is(value: object, tmp_path: Path) -> None:
+    """The short way gives what the long way gives."""
+    sink = Sink(str(tmp_path), "result")
+    assert serialization.dump(value, sink) == "pickle"
+    assert serialization.dump_atom(value) == sink.finish()
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 65_536, "\u20ac" * 30_000, b"x" * 65_536, 2**600_000, [], (), {}, 1j, type("Text", (str,), {})("x")]
+)
+def test_what_is_large_or_no_atom_takes_a_sink(value: object) -> None:
+    """A pickle of more than the inline limit, or of what may hold anything."""
+    assert serialization.dump_atom(value) is None
