@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
+from time import perf_counter_ns
 
 from . import control, failures, frames, running, serialization, unread
 
@@ -118,14 +118,26 @@ def _main_globals(function: Any) -> Dict[str, Any]:
 class _Call:
     """One attempt while it runs: how far it came, how long that took, what came of it."""
 
-    def __init__(self, frame: frames.Call, sink: serialization.Sink) -> None:
+    __slots__ = ("_sink", "_spool", "atom", "codec", "frame", "kind", "result_type", "run_us", "setup_us")
+
+    def __init__(self, frame: frames.Call, spool: str) -> None:
         self.frame = frame
-        self.sink = sink
+        self._spool = spool
+        self._sink: Optional[serialization.Sink] = None
+        self.atom: Optional[bytes] = None
+        """The pickle of a result that needed no sink."""
         self.kind = failures.FUNCTION_UNLOADABLE
         self.codec = frames.PICKLE_CODEC
         self.setup_us = 0
         self.run_us = 0
         self.result_type = ""
+
+    @property
+    def sink(self) -> serialization.Sink:
+        """Where a payload of any size goes. Made when it is needed: most calls do without."""
+        if self._sink is None:
+            self._sink = serialization.Sink(self._spool, "result-%016x" % self.frame.attempt)
+        return self._sink
 
     def result(self, status: int, payload: Payload, kind: str, texts: failures.Description) -> frames.Result:
         times_us = (self.setup_us, self.run_us)
@@ -150,10 +162,14 @@ class _Runner:
         self._handlers: Dict[Type[Any], Callable[[Any], None]] = {frames.Load: self._load, frames.Call: self._call}
 
     def send(self, frame: frames.Frame) -> None:
-        data = frames.encode(frame)
+        self._write(frames.encode(frame))
+
+    def _write(self, data: bytes) -> None:
         try:
-            while data:
-                data = data[os.write(self._data_fd, data) :]
+            sent = os.write(self._data_fd, data)
+            while sent < len(data):
+                data = data[sent:]
+                sent = os.write(self._data_fd, data)
         except OSError:
             control.die_with_agent()
 
@@ -216,23 +232,28 @@ class _Runner:
             self._functions[frame.function_version] = _Function(frame)
 
     def _call(self, frame: frames.Call) -> None:
-        if not self._interrupts.begin(frame.attempt):
+        attempt = frame.attempt
+        if not self._interrupts.begin(attempt):
             return
-        self._board.begin(frame.attempt)
+        self._board.begin(attempt)
         function = self._functions.get(frame.function_version)
         is_set_up = function is not None and function.ready
         if not (is_set_up and frame.flags & frames.QUIET):
-            self.send(frames.Started(frame.attempt, not is_set_up))
-        call = _Call(frame, serialization.Sink(self._spool, "result-%016x-%d" % (frame.attempt, os.getpid())))
+            self.send(frames.Started(attempt, not is_set_up))
+        call = _Call(frame, self._spool)
         error = None if is_set_up else self._prepare(call, function)
         if error is None and function is not None:
             error = self._run(call, function)
         sys.modules["__main__"] = self._empty_main
-        result = self._conclude(call, error)
+        atom = None if error is not None or call.setup_us else call.atom
+        result = self._conclude(call, error) if atom is None else None
         _flush_output()
-        self._interrupts.end(frame.attempt)
-        self._waits_for_drain = self._outputs.are_unread()
-        self.send(_told(result, self._waits_for_drain))
+        self._interrupts.end(attempt)
+        self._waits_for_drain = printed = self._outputs.are_unread()
+        if atom is not None:
+            self._write(frames.encode_inline_done(attempt, call.run_us, printed, atom))
+        elif result is not None:
+            self.send(_told(result, printed))
 
     def _prepare(self, call: _Call, function: Optional[_Function]) -> Optional[BaseException]:
         """Make the function ready. Returns what prevented it."""
@@ -243,7 +264,7 @@ class _Runner:
                 "function version %s was never loaded into this instance: a fault of the agent" % version
             )
         loaded = function
-        started_ns = time.perf_counter_ns()
+        started_ns = perf_counter_ns()
 
         def make_ready() -> None:
             sys.modules["__main__"] = loaded.main
@@ -252,27 +273,30 @@ class _Runner:
             loaded.set_up()
 
         _, error = self._run_user_code(call.frame.attempt, make_ready)
-        call.setup_us = (time.perf_counter_ns() - started_ns) // 1000
+        call.setup_us = (perf_counter_ns() - started_ns) // 1000
         if error is None:
             self.send(frames.SetupDone(call.frame.attempt, call.setup_us))
         return error
 
     def _run(self, call: _Call, function: _Function) -> Optional[BaseException]:
-        """Read the arguments, run, pickle the result into the sink. Returns what went wrong."""
+        """Read the arguments, run, pickle the result. Returns what went wrong."""
 
         def read_run_pickle() -> None:
             sys.modules["__main__"] = function.main
             call.kind = failures.ARGUMENTS_UNLOADABLE
             arguments = serialization.load(call.frame.arguments, by_value=function.codec != frames.PICKLE_CODEC)
             call.kind = failures.USER_EXCEPTION
-            started_ns = time.perf_counter_ns()
+            started_ns = perf_counter_ns()
             try:
                 value = function.run(arguments)
             finally:
-                call.run_us = (time.perf_counter_ns() - started_ns) // 1000
+                call.run_us = (perf_counter_ns() - started_ns) // 1000
             if self._is_fork:
                 return
             call.kind = failures.RESULT_UNPICKLABLE
+            call.atom = serialization.dump_atom(value)
+            if call.atom is not None:
+                return
             call.result_type = type(value).__qualname__
             # What the script defined lives in its `__main__`, not in ours: it must travel back by value, as it came.
             sys.modules["__main__"] = self._empty_main
@@ -283,7 +307,7 @@ class _Runner:
     def _conclude(self, call: _Call, error: Optional[BaseException]) -> frames.Result:
         if error is None:
             try:
-                payload = call.sink.finish()
+                payload = call.sink.finish() if call.atom is None else call.atom
                 return call.result(frames.STATUS_OK, payload, "", failures.NOTHING)
             except serialization.SpoolError as failed:
                 error = failed
