@@ -89,7 +89,8 @@ class _Function:
         args, kwargs = arguments
         if self._setup is not None:
             args = (self.setup_value, *args)
-        return _awaited(self._function(*args, **kwargs))
+        value = self._function(*args, **kwargs)
+        return value if type(value) is not _CoroutineType else _awaited(value)
 
     @property
     def had_setup(self) -> bool:
@@ -362,7 +363,9 @@ def _end_fork(error: Optional[BaseException]) -> None:
 
 
 def _flush_output() -> None:
-    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+    output, errors = sys.stdout, sys.stderr
+    replaced = output is not sys.__stdout__ or errors is not sys.__stderr__
+    for stream in (output, errors, sys.__stdout__, sys.__stderr__) if replaced else (output, errors):
         try:  # noqa: SIM105
             stream.flush()  # type: ignore[union-attr]  # None, closed, or anything that user code put there
         except Exception:

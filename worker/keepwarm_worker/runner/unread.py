@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Outputs", "unread_bytes"]
 
 _INT_BYTES = 4
+_NONE_UNREAD = bytes(_INT_BYTES)
 
 
 def unread_bytes(descriptor: int) -> int:
@@ -46,6 +47,6 @@ class Outputs:
         answer = self._answer
         for descriptor in self._own:
             fcntl.ioctl(descriptor, termios.FIONREAD, answer)
-            if any(answer):
+            if answer != _NONE_UNREAD:
                 return True
         return False
