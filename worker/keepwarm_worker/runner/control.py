@@ -106,7 +106,8 @@ class Interrupts:
         try:
             try:
                 self._interruptible = attempt
-                self._raise_if_requested()
+                if self._requests:
+                    self._raise_if_requested()
                 value = action()
                 self._interruptible = None
                 return value, None
