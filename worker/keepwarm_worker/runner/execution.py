@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _READ_BYTES = 128 * 1024
+_NO_ARGUMENTS: Tuple[Tuple[Any, ...], Dict[str, Any]] = ((), {})  # a call copies both
+_NO_ARGUMENTS_PICKLE = serialization.fast_pickle.dumps(_NO_ARGUMENTS, serialization.PROTOCOL)
 _INTERRUPTED: Dict[Type[BaseException], Tuple[int, str]] = {
     control.CallCancelled: (frames.STATUS_CANCELLED, failures.CANCELLED),
     control.CallTimeout: (frames.STATUS_TIMED_OUT, failures.TIMED_OUT),
@@ -285,7 +287,11 @@ class _Runner:
         def read_run_pickle() -> None:
             sys.modules["__main__"] = function.main
             call.kind = failures.ARGUMENTS_UNLOADABLE
-            arguments = serialization.load(call.frame.arguments, by_value=function.codec != frames.PICKLE_CODEC)
+            pickled = call.frame.arguments
+            if pickled == _NO_ARGUMENTS_PICKLE:
+                arguments = _NO_ARGUMENTS
+            else:
+                arguments = serialization.load(pickled, by_value=function.codec != frames.PICKLE_CODEC)
             call.kind = failures.USER_EXCEPTION
             started_ns = perf_counter_ns()
             try:
