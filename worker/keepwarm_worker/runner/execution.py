@@ -16,13 +16,14 @@ import signal
 import sys
 from time import perf_counter_ns
 
-from . import control, failures, frames, running, serialization, unread
+from . import control, failures, frames, serialization
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType, ModuleType
     from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar
 
+    from . import running, unread
     from .frames import Payload
 
     T = TypeVar("T")
@@ -150,10 +151,11 @@ class _Call:
 class _Runner:
     """The functions of this instance and its data socket."""
 
-    def __init__(self, data_fd: int, spool: str, interrupts: control.Interrupts, board: running.RunningBoard) -> None:
+    _board: running.RunningBoard
+    _outputs: unread.Outputs
+
+    def __init__(self, data_fd: int, spool: str, interrupts: control.Interrupts) -> None:
         self._data_fd = data_fd
-        self._board = board
-        self._outputs = unread.Outputs((1, 2))
         self._waits_for_drain = False
         self._spool = spool
         self._interrupts = interrupts
@@ -175,6 +177,18 @@ class _Runner:
                 sent = os.write(self._data_fd, data)
         except OSError:
             control.die_with_agent()
+
+    def prepare(self, board_fd: int) -> None:
+        """What the first call needs and the greeting does not: the agent reads that meanwhile."""
+        from . import running, unread  # with three modules of the standard library that nothing else here needs
+
+        self._board = running.RunningBoard(board_fd)
+        os.close(board_fd)
+        self._outputs = unread.Outputs((1, 2))
+        try:  # noqa: SIM105 - contextlib would be one more import at start
+            serialization.private_cloudpickle()  # nearly every function needs it
+        except Exception:
+            pass  # the first function that needs it fails with this error
 
     def serve(self) -> None:
         """Handle frames until `Exit`; without an agent, die."""
@@ -395,15 +409,10 @@ def serve(data_fd: int, control_fd: int, spool: str, board_fd: int) -> None:
     """Run the calls that come over the data socket, until `Exit` or until the agent is gone."""
     _prepare_process((data_fd, control_fd, board_fd))
     interrupts = control.Interrupts()
-    board = running.RunningBoard(board_fd)
-    os.close(board_fd)
-    runner = _Runner(data_fd, spool, interrupts, board)
+    runner = _Runner(data_fd, spool, interrupts)
     os.register_at_fork(after_in_child=lambda: runner.become_fork(control_fd))
     control.watch(control_fd, interrupts)
     version = "%d.%d.%d" % sys.version_info[:3]
     runner.send(frames.Hello(os.getpid(), serialization.OWN_PYTHON, version, sys.implementation.name))
-    try:  # noqa: SIM105
-        serialization.private_cloudpickle()  # nearly every function needs it; meanwhile the agent reads our hello
-    except Exception:
-        pass  # the first function that needs it fails with this error
+    runner.prepare(board_fd)
     runner.serve()
