@@ -122,14 +122,14 @@ def _main_globals(function: Any) -> Dict[str, Any]:
 class _Call:
     """One attempt while it runs: how far it came, how long that took, what came of it."""
 
-    __slots__ = ("_sink", "_spool", "atom", "codec", "frame", "kind", "result_type", "run_us", "setup_us")
+    __slots__ = ("_sink", "_spool", "codec", "frame", "kind", "payload", "result_type", "run_us", "setup_us")
 
     def __init__(self, frame: frames.Call, spool: str) -> None:
         self.frame = frame
         self._spool = spool
         self._sink: Optional[serialization.Sink] = None
-        self.atom: Optional[bytes] = None
-        """The pickle of a result that needed no sink."""
+        self.payload: Optional[Payload] = None
+        """The pickle of the value that was returned, once it is complete."""
         self.kind = failures.FUNCTION_UNLOADABLE
         self.codec = frames.PICKLE_CODEC
         self.setup_us = 0
@@ -142,6 +142,15 @@ class _Call:
         if self._sink is None:
             self._sink = serialization.Sink(self._spool, "result-%016x" % self.frame.attempt)
         return self._sink
+
+    def complete_payload(self) -> Optional[BaseException]:
+        """Take the payload out of the sink unless it needed none. Returns what prevented it."""
+        if self.payload is None:
+            try:
+                self.payload = self.sink.finish()
+            except serialization.SpoolError as error:
+                return error
+        return None
 
     def result(self, status: int, payload: Payload, kind: str, texts: failures.Description) -> frames.Result:
         times_us = (self.setup_us, self.run_us)
@@ -262,15 +271,18 @@ class _Runner:
         if error is None and function is not None:
             error = self._run(call, function)
         sys.modules["__main__"] = self._empty_main
-        atom = None if error is not None or call.setup_us else call.atom
-        result = self._conclude(call, error) if atom is None else None
+        if error is None:
+            error = call.complete_payload()
+        result = self._conclude(call, error) if error is not None or call.setup_us else None
         _flush_output()
         self._interrupts.end(attempt)
         self._waits_for_drain = printed = self._outputs.are_unread()
-        if atom is not None:
-            self._write(frames.encode_inline_done(attempt, call.run_us, printed, atom))
-        elif result is not None:
-            self.send(_told(result, printed))
+        if result is not None:
+            self.send(result._replace(printed=printed))
+        elif type(call.payload) is bytes:
+            self._write(frames.encode_inline_done(attempt, call.run_us, printed, call.payload))
+        elif call.payload is not None:
+            self.send(frames.Done(attempt, call.run_us, printed, call.payload))
 
     def _prepare(self, call: _Call, function: Optional[_Function]) -> Optional[BaseException]:
         """Make the function ready. Returns what prevented it."""
@@ -315,8 +327,8 @@ class _Runner:
             if self._is_fork:
                 return
             call.kind = failures.RESULT_UNPICKLABLE
-            call.atom = serialization.dump_atom(value)
-            if call.atom is not None:
+            call.payload = serialization.dump_atom(value)
+            if call.payload is not None:
                 return
             call.result_type = type(value).__qualname__
             # What the script defined lives in its `__main__`, not in ours: it must travel back by value, as it came.
@@ -326,12 +338,9 @@ class _Runner:
         return self._run_user_code(call.frame.attempt, read_run_pickle)[1]
 
     def _conclude(self, call: _Call, error: Optional[BaseException]) -> frames.Result:
-        if error is None:
-            try:
-                payload = call.sink.finish() if call.atom is None else call.atom
-                return call.result(frames.STATUS_OK, payload, "", failures.NOTHING)
-            except serialization.SpoolError as failed:
-                error = failed
+        if error is None and call.payload is not None:
+            return call.result(frames.STATUS_OK, call.payload, "", failures.NOTHING)
+        assert error is not None
         call.sink.reset()
         call.codec = frames.PICKLE_CODEC
         delivered = self._interrupts.delivered
@@ -361,13 +370,6 @@ class _Runner:
             call.sink.reset()
             call.codec = frames.PICKLE_CODEC
             return b""
-
-
-def _told(result: frames.Result, printed: bool) -> frames.Frame:
-    """The outcome as it is sent, in its short form where that says it all."""
-    if result.status == frames.STATUS_OK and not result.setup_us:
-        return frames.Done(result.attempt, result.run_us, printed, result.payload)
-    return result._replace(printed=printed) if printed else result
 
 
 def _end_fork(error: Optional[BaseException]) -> None:
