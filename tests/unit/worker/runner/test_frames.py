@@ -128,3 +128,30 @@ def test_an_inline_payload_over_the_limit_is_refused_when_it_is_decoded() -> Non
 def test_codec_tags(implementation: str, minor: int, tag: str) -> None:
     """One tag per implementation and minor version."""
     assert frames.codec_tag(implementation, 3, minor) == tag
+
+
+@given(
+    st.one_of(
+        st.builds(frames.Call, U64, st.binary(min_size=32, max_size=32), U8, st.binary(max_size=100)),
+        st.builds(frames.Done, U64, U64, st.booleans(), st.binary(max_size=100)),
+    )
+)
+def test_common_frames_have_the_bytes_that_the_tables_say(frame: frames.Call | frames.Done) -> None:
+    """The short way of making and reading them is only faster."""
+    code, writers = frames._ENCODERS[type(frame)]
+    body = b"".join(write(value) for write, value in zip(writers, frame, strict=True))
+    encoded = frames.encode(frame)
+    assert encoded == len(body).to_bytes(4, "big") + bytes([code]) + body
+    assert fed(encoded, []) == [frame] == [frames._decode(code, body)]
+    assert type(fed(encoded, [])[0]) is type(frame)
+    if isinstance(frame, frames.Done):
+        assert isinstance(frame.payload, bytes)
+        assert frames.encode_inline_done(frame.attempt, frame.run_us, frame.printed, frame.payload) == encoded
+
+
+def test_a_flag_of_a_common_frame_is_checked() -> None:
+    """Whatever way it is read."""
+    encoded = bytearray(frames.encode(frames.Done(1, 2, True, b"x")))
+    encoded[encoded.index(b"\x01\x00\x00\x00\x00\x01x")] = 2
+    with pytest.raises(frames.FrameError, match="a flag of value 2"):
+        fed(bytes(encoded), [])
