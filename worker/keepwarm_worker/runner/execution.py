@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _READ_BYTES = 128 * 1024
-_NO_ARGUMENTS: Tuple[Tuple[Any, ...], Dict[str, Any]] = ((), {})  # a call copies both
-_NO_ARGUMENTS_PICKLE = serialization.fast_pickle.dumps(_NO_ARGUMENTS, serialization.PROTOCOL)
+_NO_ARGUMENTS = serialization.fast_pickle.dumps(((), {}), serialization.PROTOCOL)
 _INTERRUPTED: Dict[Type[BaseException], Tuple[int, str]] = {
     control.CallCancelled: (frames.STATUS_CANCELLED, failures.CANCELLED),
     control.CallTimeout: (frames.STATUS_TIMED_OUT, failures.TIMED_OUT),
@@ -314,8 +313,8 @@ class _Runner:
             sys.modules["__main__"] = function.main
             call.kind = failures.ARGUMENTS_UNLOADABLE
             pickled = call.frame.arguments
-            if pickled == _NO_ARGUMENTS_PICKLE:
-                arguments = _NO_ARGUMENTS
+            if pickled == _NO_ARGUMENTS:
+                arguments: Tuple[Tuple[Any, ...], Dict[str, Any]] = ((), {})  # a new dict: not every callee copies it
             else:
                 arguments = serialization.load(pickled, by_value=function.codec != frames.PICKLE_CODEC)
             call.kind = failures.USER_EXCEPTION
