@@ -35,6 +35,7 @@ MAY_SLEEP = {
     "tests/multihost/": "the same, on several machines",
     "tests/chaos/": "the same, while things are being broken",
     "tests/support/siege/": "peers that besiege a scheduler at a pace of their own",
+    "scheduler/keepwarm_scheduler/journal_writer.py": "awaits room on a full disk, which nothing tells of",
     "scheduler/keepwarm_scheduler/daemon.py": "makes a flood wait: ZeroMQ cannot be told whom not to read",
     "tests/support/hosts/": "what those are made with",
     "tests/support/waiting.py": "is how they await a condition",
