@@ -30,6 +30,14 @@ CODEC: Final = "cloudpickle:{}{}{}".format(
 )
 """The codec tag of functions pickled here: only the same implementation and minor version can load them."""
 
+_NO_ARGUMENTS: Final = pickle.dumps(((), {}), PROTOCOL)
+_ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None)})
+"""What holds nothing else: arguments of these types alone need no look inside."""
+
+_PLAIN_RESULT_BYTES_MAX: Final = 64 * 1024
+"""Results up to this size are searched for a name of cloudpickle's, which is cheaper than to be asked for each."""
+
+_REMOTE_NAME: Final = REMOTE_CLOUDPICKLE.encode()
 _PLAIN_INSTANCES: Final = frozenset({complex, range, slice, type(...), type(NotImplemented)})
 
 
@@ -59,7 +67,11 @@ def dumps_arguments(
     `name` is the function's and `parameters` the names of its positional parameters, both only for the message.
     Raises ArgumentNotSerializable, which names the argument and the path to the culprit inside it.
     """
+    if not args and not kwargs:
+        return _NO_ARGUMENTS
     arguments = (tuple(args), dict(kwargs))
+    if _ATOMS.issuperset(map(type, args)) and _ATOMS.issuperset(map(type, kwargs.values())):
+        return pickle.dumps(arguments, PROTOCOL)
     with io.BytesIO() as file:
         try:
             _PlainPickler(file, PROTOCOL).dump(arguments)
@@ -87,6 +99,8 @@ def loads_result(data: bytes) -> Any:
     Raises ResultNotLoadable when this program lacks a module for it, or its own unpickling fails.
     """
     try:
+        if len(data) <= _PLAIN_RESULT_BYTES_MAX and _REMOTE_NAME not in data:
+            return pickle.loads(data)  # noqa: S301  # as below: it names nothing that would mean something else here
         return _ResultUnpickler(io.BytesIO(data)).load()
     except ModuleNotFoundError as error:
         raise ResultNotLoadable(f"the result needs the module {error.name!r}, which is not installed here") from error

@@ -144,6 +144,22 @@ def test_the_users_exception_type_comes_back(tmp_path: Path) -> None:
     assert error.args == ("odd", Point(1, 2))
 
 
+@given(st.lists(plain_data, max_size=3), st.dictionaries(st.text(), plain_data, max_size=3))
+def test_the_quick_way_writes_the_same_bytes(args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Arguments that hold nothing else, and none at all, are pickled as any others are."""
+    assert dumps_arguments(args, kwargs) == pickle.dumps((tuple(args), dict(kwargs)), 5)
+    assert dumps_arguments((), {}) == pickle.dumps(((), {}), 5)
+
+
+@pytest.mark.parametrize("size", [0, 1 << 20])
+def test_the_private_name_is_understood_in_results_of_every_size(size: int) -> None:
+    """Small ones are searched for it, large ones are not."""
+    data = pickle.dumps(bytes(size), 3)[:-1] + b"c_keepwarm_cloudpickle\ndumps\n\x86."
+    from cloudpickle import cloudpickle
+
+    assert loads_result(data)[1] is cloudpickle.dumps
+
+
 def test_classes_made_there_come_back(tmp_path: Path) -> None:
     """What only that process can name is sent by value with the private cloudpickle, whose names mean ours here."""
 
