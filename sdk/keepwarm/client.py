@@ -16,7 +16,6 @@ import os
 import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ from typing import Any, TypeVar
 from keepwarm import local
 from keepwarm.call_future import CallFuture, call_id_of
 from keepwarm.connection import Connection, Dropped, Failed, Patience
-from keepwarm.declaring import Description, describe
+from keepwarm.declaring import Declarations, Declared
 from keepwarm.detached_client import DetachedClient
 from keepwarm.early_ends import EarlyEnds, sentence
 from keepwarm.errors import CallCancelled, ClusterUnreachable, TooManyCalls
@@ -36,7 +35,7 @@ from keepwarm.pickling import loads_result
 from keepwarm.printing import OutputPrinter
 from keepwarm.progress import choose_view
 from keepwarm.session import HELD_BYTES_MAX, HELD_CALLS_MAX, Completion, Explained, Printed, Progressed, Session
-from keepwarm.session_calls import Call, Function
+from keepwarm.session_calls import Call, Function, short
 from keepwarm.waking import DeferredInterrupt, Sleeper, Wakeup
 from keepwarm_wire.fields import INLINE_BYTES_MAX
 from keepwarm_wire.messages import LeaseBroken, Outcome
@@ -69,9 +68,7 @@ class Client:
         self._printer = OutputPrinter()
         self._progress = choose_view()
         self._early_ends = EarlyEnds(lambda: self._progress.make_way(""))
-        self._declared: weakref.WeakKeyDictionary[IsolatedFunction[Any, Any], Description] = weakref.WeakKeyDictionary()
-        self._functions: dict[Description, Function] = {}
-        self._functions_generation = 0
+        self._declarations = Declarations()
         self._owner: int | None = None
         self._depth = 0
         self._owner_is_io = False
@@ -93,16 +90,20 @@ class Client:
         With ``wait_follows`` the caller promises to ``wait`` for it next, and no other thread is woken for it.
         Raises ``FunctionNotSerializable`` and ``TooManyCalls``.
         """
-        description = self.description(function)
-        sha256 = hashlib.sha256(arguments).digest() if len(arguments) > INLINE_BYTES_MAX else b""
-        future = CallFuture(self, description.name)
-
-        def submit(session: Session) -> None:
+        declared = self.declare(function)
+        size = len(arguments)
+        sha256 = hashlib.sha256(arguments).digest() if size > INLINE_BYTES_MAX else b""
+        future = CallFuture(self, declared.description.name)
+        with self._lock:
+            session = self._room_for(size)
             future.session_id = session.session_id
-            future.call = Call(self.function(description), arguments, future, sha256, function.options.priority)
-            session.submit(future.call)
-
-        self.change(submit, size=len(arguments), wait_follows=wait_follows)
+            call = future.call = Call(self.known(declared), arguments, future, sha256, function.options.priority)
+            session.submit(call)
+            wake, start = self._rouse(wait_follows)
+        if wake:
+            self._wakeup.wake()
+        elif start:
+            self._start_io()
         return future
 
     def change(self, change: Callable[[Session], T], *, size: int | None = None, wait_follows: bool = False) -> T:
@@ -113,19 +114,23 @@ class Client:
         """
         self._check_process()
         with self._lock:
-            session = self._connection.session
-            if size is not None and not session.has_room(size):
-                raise TooManyCalls(
-                    f"this program holds {session.waiting} unanswered calls with {session.held_bytes} bytes of "
-                    f"arguments; at most {HELD_CALLS_MAX} and {HELD_BYTES_MAX} are held"
-                )
-            told = change(session)
+            told = change(self._connection.session if size is None else self._room_for(size))
             wake, start = self._rouse(wait_follows)
         if wake:
             self._wakeup.wake()
         elif start:
             self._start_io()
         return told
+
+    def _room_for(self, size: int) -> Session:
+        """Under the lock: the session, if it has room for one more call of this size."""
+        session = self._connection.session
+        if not session.has_room(size):
+            raise TooManyCalls(
+                f"this program holds {session.waiting} unanswered calls with {session.held_bytes} bytes of "
+                f"arguments; at most {HELD_CALLS_MAX} and {HELD_BYTES_MAX} are held"
+            )
+        return session
 
     def wait(self, future: Future[Any], timeout: float | None = None) -> None:
         """Return when the future is done or ``timeout`` seconds are over. Ctrl-C interrupts it; the call goes on."""
@@ -216,24 +221,14 @@ class Client:
 
     # ------------------------------------------------------------ functions
 
-    def description(self, function: IsolatedFunction[Any, Any]) -> Description:
-        """What is declared of a function. Raises ``FunctionNotSerializable``."""
+    def declare(self, function: IsolatedFunction[Any, Any]) -> Declared:
+        """What this client keeps of a function, pickled now if it was not yet. Raises ``FunctionNotSerializable``."""
         self._check_process()
-        description = self._declared.get(function)
-        if description is None:
-            description = self._declared[function] = describe(function)
-        return description
+        return self._declarations.of(function)
 
-    def function(self, description: Description) -> Function:
+    def known(self, declared: Declared) -> Function:
         """The session's own record of a function. Under the lock."""
-        if self._functions_generation != self._connection.generation:
-            self._functions.clear()
-            self._functions_generation = self._connection.generation
-        function = self._functions.get(description)
-        if function is None:
-            function = self._connection.session.declare(**description._asdict())
-            self._functions[description] = function
-        return function
+        return self._declarations.known(declared, self._connection.session, self._connection.generation)
 
     def where(self) -> str:
         """The address, for people."""
@@ -272,10 +267,12 @@ class Client:
                 self._owner = me
                 self._depth += 1
                 return True
-            if future.done():
-                return False
             sleeper = interrupt.sleeper = Sleeper(future, me)
             self._sleepers.append(sleeper)
+            if future.done():  # asked only now: who ends it looks for sleepers only afterwards, without the lock
+                self._sleepers.pop()
+                interrupt.sleeper = None
+                return False
             wake = (self._owner_is_io or self._is_closing) and not self._connection.roused
             self._connection.roused |= wake
         if wake:
@@ -395,11 +392,13 @@ class Client:
             elif isinstance(delivery, LeaseBroken):
                 self._early_ends.tell(time.monotonic_ns(), delivery)
             elif isinstance(delivery, Printed):
-                name = _short(delivery.call.function.name)
+                name = delivery.call.function.short_name
                 self._progress.make_way(name)
                 self._printer.output(name, delivery.output)
             elif isinstance(delivery, Progressed):
-                self._progress.progress(time.monotonic_ns(), _short(delivery.function_name), delivery.progress)
+                self._progress.progress(
+                    time.monotonic_ns(), delivery.function_name.rpartition(":")[2], delivery.progress
+                )
             elif isinstance(delivery, Dropped):
                 self.detached.drop(delivery.owner, delivery.error)
             else:
@@ -421,15 +420,16 @@ class Client:
 
     def _end(self, call: Call, end: bytes | BaseException, outcome: Outcome | None = None) -> None:
         self._printer.finish(call.number)
-        self._progress.served(_short(call.function.name))
+        self._progress.served(call.function.short_name)
         report = outcome.report if outcome is not None else None
-        future = call.owner
+        future, call.owner = call.owner, None  # or each would keep the other until a garbage collection
         assert isinstance(future, Future)
         if isinstance(end, BaseException):
             future._fail(end, report)
         else:
-            future._finish(lambda: loads_result(end), report)
-        self.wake_sleepers(future)
+            future._finish_with(loads_result, end, report)
+        if self._sleepers:
+            self.wake_sleepers(future)
 
     def wake_sleepers(self, future: Future[Any]) -> None:
         """The future is done: whoever sleeps for it is to look."""
@@ -437,10 +437,6 @@ class Client:
             for sleeper in self._sleepers:
                 if sleeper.future is future:
                     sleeper.wake()
-
-
-def _short(name: str) -> str:
-    return name.rpartition(":")[2]
 
 
 # ---------------------------------------------------------------- the client of this process

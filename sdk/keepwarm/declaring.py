@@ -1,13 +1,15 @@
-"""From a decorated function to what the wire says of it."""
+"""From a decorated function to what the wire says of it, found once per function and client."""
 
 from typing import Any, NamedTuple
 
 from keepwarm.function import IsolatedFunction
 from keepwarm.options import Options, Timeouts, duration_us
 from keepwarm.resources import Resources
+from keepwarm.session import Session
+from keepwarm.session_calls import Function
 from keepwarm_wire.messages import FunctionOptions, Pair, Quantity, RetryLimits
 
-__all__ = ["Description", "describe"]
+__all__ = ["Declarations", "Declared", "Description", "describe"]
 
 
 class Description(NamedTuple):
@@ -28,6 +30,47 @@ def describe(function: IsolatedFunction[Any, Any]) -> Description:
     options = function.options
     has_setup = options.setup is not None
     return Description(function.name, version, codec, options.spec(), has_setup, _wire_options(options), payload)
+
+
+class Declared:
+    """What a client keeps of a function, at the function: its description, and its session's record of it."""
+
+    __slots__ = ("by", "description", "function", "generation")
+
+    def __init__(self, by: "Declarations", description: Description) -> None:
+        self.by = by
+        self.description = description
+        self.function: Function | None = None
+        self.generation = -1
+        """Of the session to which ``function`` belongs."""
+
+
+class Declarations:
+    """The functions of one client. Functions of the same description are one function of the session."""
+
+    def __init__(self) -> None:
+        self._generation = -1
+        self._functions: dict[Description, Function] = {}
+
+    def of(self, function: IsolatedFunction[Any, Any]) -> Declared:
+        """What is kept of a function. From any thread. Raises ``FunctionNotSerializable``."""
+        declared = function._declared
+        if not isinstance(declared, Declared) or declared.by is not self:
+            declared = function._declared = Declared(self, describe(function))
+        return declared
+
+    def known(self, declared: Declared, session: Session, generation: int) -> Function:
+        """The record of a function in the session of this generation, made if need be. Under the client's lock."""
+        function = declared.function
+        if function is None or declared.generation != generation:
+            if self._generation != generation:
+                self._functions.clear()
+                self._generation = generation
+            function = self._functions.get(declared.description)
+            if function is None:
+                function = self._functions[declared.description] = session.declare(**declared.description._asdict())
+            declared.function, declared.generation = function, generation
+        return function
 
 
 def _wire_options(options: Options) -> FunctionOptions:

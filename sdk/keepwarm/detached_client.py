@@ -113,15 +113,15 @@ class DetachedClient:
     ) -> SpawnFuture:
         """Send a call and return the future of its acceptance. Raises ``FunctionNotSerializable``, ``TooManyCalls``."""
         client = self._client
-        description = client.description(function)
+        declared = client.declare(function)
         sha256 = hashlib.sha256(arguments).digest() if len(arguments) > INLINE_BYTES_MAX else b""
-        future = SpawnFuture(client, f"the acceptance of {description.name}")
+        future = SpawnFuture(client, f"the acceptance of {declared.description.name}")
         call_id, priority = secrets.token_bytes(16), function.options.priority
 
         def spawn(session: Session) -> None:
             future.spawn = Spawn(
                 call_id,
-                client.function(description),
+                client.known(declared),
                 arguments,
                 future,
                 key=terms.key,

@@ -120,6 +120,8 @@ class IsolatedFunction(Generic[P, R]):
         self._options = options
         self._body = body or _Body(function, options.setup, self._name)
         self._parameters = _positional_parameters(function)
+        self._declared: object = None
+        """What a client keeps of it here, so that its calls need not look it up."""
         if len(self._name) > NAME_MAX:
             raise OptionError(f"{self._name[:80]}...: the name of a function is at most {NAME_MAX} characters")
         if options.setup is not None:

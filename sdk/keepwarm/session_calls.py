@@ -7,7 +7,7 @@ from collections import deque
 from keepwarm_wire.fields import INLINE_BYTES_MAX
 from keepwarm_wire.messages import DeclareFunction, Failure, FunctionOptions, Outcome, Reference, Status
 
-__all__ = ["Call", "CallState", "Function", "cancelled_here", "failed"]
+__all__ = ["Call", "CallState", "Function", "cancelled_here", "failed", "short"]
 
 
 class CallState(enum.Enum):
@@ -27,7 +27,7 @@ class Function:
 
     __slots__ = (
         "body", "body_wanted", "codec", "has_setup", "is_declared", "is_stored", "name", "number", "options",
-        "payload_id", "sha256", "spec", "version", "waiting",
+        "payload_id", "sha256", "short_name", "spec", "version", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +43,7 @@ class Function:
     ) -> None:
         self.number = number
         self.name = name
+        self.short_name = short(name)
         self.version = version
         self.codec = codec
         self.spec = spec
@@ -109,6 +110,15 @@ class Call:
     def is_large(self) -> bool:
         """Whether the arguments travel as a payload of their own."""
         return self.size > INLINE_BYTES_MAX
+
+
+def short(name: str) -> str:
+    """A function's name without its module: what people are shown.
+
+    >>> short("package.module:Class.method")
+    'Class.method'
+    """
+    return name.rpartition(":")[2]
 
 
 def cancelled_here() -> Outcome:
