@@ -396,9 +396,7 @@ class Client:
                 self._progress.make_way(name)
                 self._printer.output(name, delivery.output)
             elif isinstance(delivery, Progressed):
-                self._progress.progress(
-                    time.monotonic_ns(), delivery.function_name.rpartition(":")[2], delivery.progress
-                )
+                self._progress.progress(time.monotonic_ns(), short(delivery.function_name), delivery.progress)
             elif isinstance(delivery, Dropped):
                 self.detached.drop(delivery.owner, delivery.error)
             else:

@@ -155,10 +155,10 @@ class Session:
 
     def has_room(self, size: int) -> bool:
         """Whether one more call with ``size`` bytes of arguments may be held."""
-        return (
-            self.waiting < HELD_CALLS_MAX
-            and self.held_bytes + self.detached.spawning.held_bytes + size <= HELD_BYTES_MAX
-        )
+        detached = self.detached
+        if self.held_calls + len(detached) >= HELD_CALLS_MAX:
+            return False
+        return self.held_bytes + detached.spawning.held_bytes + size <= HELD_BYTES_MAX
 
     @property
     def waiting(self) -> int:

@@ -26,8 +26,8 @@ class Function:
     """A function of the session, under its small number."""
 
     __slots__ = (
-        "body", "body_wanted", "codec", "has_setup", "is_declared", "is_stored", "name", "number", "options",
-        "payload_id", "sha256", "short_name", "spec", "version", "waiting",
+        "body", "body_wanted", "codec", "has_setup", "is_declared", "is_large", "is_stored", "name", "number",
+        "options", "payload_id", "sha256", "short_name", "spec", "version", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +51,8 @@ class Function:
         self.options = options
         self.body = body
         self.payload_id = b""
+        self.is_large = len(body) > INLINE_BYTES_MAX
+        """Whether the body travels as a payload of its own."""
         self.sha256 = hashlib.sha256(body).digest() if self.is_large else b""
         self.is_declared = False
         self.is_stored = False
@@ -59,14 +61,9 @@ class Function:
         """Calls that cannot be sent before the body is stored."""
 
     @property
-    def is_large(self) -> bool:
-        """Whether the body travels as a payload of its own."""
-        return len(self.body) > INLINE_BYTES_MAX
-
-    @property
     def lacks_body(self) -> bool:
         """Whether the scheduler must be handed the body before this function can be declared."""
-        return not self.is_stored and self.is_large
+        return self.is_large and not self.is_stored
 
     def declaration(self) -> DeclareFunction:
         """The message that makes it known."""

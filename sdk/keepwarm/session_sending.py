@@ -12,6 +12,7 @@ from typing import TypeVar
 from keepwarm.held_calls import HeldCalls
 from keepwarm.session_calls import Call, CallState, Function
 from keepwarm.transfers import ACTIVE_MAX, Transfers, Upload
+from keepwarm_wire.fields import INLINE_BYTES_MAX
 from keepwarm_wire.messages import (
     Cancel,
     Message,
@@ -71,7 +72,7 @@ class Sending:
             function.waiting.append(call)
             self.want_body(function)
         else:
-            (self._large if call.is_large else self._small).append(call)
+            (self._large if call.size > INLINE_BYTES_MAX else self._small).append(call)
 
     def want_body(self, function: Function) -> None:
         """See that a large body gets to the scheduler."""
