@@ -246,7 +246,8 @@ class Session:
         if self.waiting:
             self._beat_at_ns = min(self._beat_at_ns, now_ns + self._beat_ns)
         is_backed_up = bool(self._outgoing)
-        self._outgoing += self._downloads.tick(now_ns)
+        if self._downloads.is_busy:
+            self._outgoing += self._downloads.tick(now_ns)
         if self._received_at_ns is not None and now_ns >= self._received_at_ns:
             self._acknowledge()
         self._sending.tick(now_ns)
@@ -262,13 +263,16 @@ class Session:
             return 0 if self._hello_due else self._hello_at_ns
         if self._sending.has_outgoing or self.detached.has_chunks:
             return 0
-        due = [self._beat_at_ns]
+        due_ns = self._beat_at_ns
         if self._unanswered_since_ns is not None:
-            due.append(self._unanswered_since_ns + SILENT_BEATS * self._beat_ns)
-        parts = (self._sending, self.detached, self._downloads)
-        optional = (self._received_at_ns, *(part.next_deadline() for part in parts))
-        due.extend(at_ns for at_ns in optional if at_ns is not None)
-        return min(due)
+            due_ns = min(due_ns, self._unanswered_since_ns + SILENT_BEATS * self._beat_ns)
+        if self._received_at_ns is not None and self._received_at_ns < due_ns:
+            due_ns = self._received_at_ns
+        for part in (self._sending, self.detached, self._downloads):
+            at_ns = part.next_deadline()
+            if at_ns is not None and at_ns < due_ns:
+                due_ns = at_ns
+        return due_ns
 
     def take_outgoing(self, now_ns: int) -> list[Message]:
         """What to send now, in order. While the session is not open, that is at most a hello."""

@@ -95,6 +95,11 @@ class Detached:
         """How many things are waited for."""
         return len(self.spawning) + len(self._asks) + len(self._questions)
 
+    @property
+    def _is_idle(self) -> bool:
+        """Whether there is nothing to say, now or later. Asks that are unsaid may be no longer awaited."""
+        return not (self._asks or self._unsaid or self._questions or self.spawning)
+
     # ------------------------------------------------------------ what the program does
 
     def withdraw(self, now_ns: int, spawn: Spawn) -> None:
@@ -161,6 +166,8 @@ class Detached:
 
     def tick(self, now_ns: int, *, is_backed_up: bool) -> None:
         """Say what is new, and what a beat has left unanswered again unless earlier messages have not left yet."""
+        if self._is_idle:
+            return
         if self.spawning:
             self.spawning.tick(now_ns, is_backed_up=is_backed_up)
         if not is_backed_up and now_ns >= self._name_again_ns:
@@ -177,6 +184,8 @@ class Detached:
 
     def next_deadline(self) -> int | None:
         """When ``tick`` is next due, apart from messages; 0 for at once."""
+        if self._is_idle:
+            return None
         due = [] if (spawning := self.spawning.next_deadline()) is None else [spawning]
         oldest = next(iter(self._said_asks.values()), None)
         if self._unsaid:

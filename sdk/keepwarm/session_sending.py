@@ -143,13 +143,20 @@ class Sending:
 
     def tick(self, now_ns: int) -> None:
         """Repeat what has stalled and make ready what the credit allows."""
-        self.outgoing += self._uploads.tick(now_ns)
+        if self._uploads.is_busy:
+            self.outgoing += self._uploads.tick(now_ns)
+        if self._bodies_wanted:
+            self._upload_bodies(now_ns)
+        if self._small:
+            self._send_small()
+        if self._large:
+            self._send_large(now_ns)
+
+    def _upload_bodies(self, now_ns: int) -> None:
         for function in self._bodies_wanted:
             upload: Upload[Call | Function] = Upload(function.payload_id, function.body, function.sha256, function)
             self.outgoing += self._uploads.add(now_ns, upload)
         self._bodies_wanted.clear()
-        self._send_small()
-        self._send_large(now_ns)
 
     def next_deadline(self) -> int | None:
         """When ``tick`` is next due, apart from new calls, outcomes and connections."""
@@ -158,7 +165,9 @@ class Sending:
     @property
     def has_outgoing(self) -> bool:
         """Whether there is something to send at once."""
-        return bool(self.outgoing) or any(upload.sendable for upload in self._uploads.active())
+        if self.outgoing or not self._uploads.is_busy:
+            return bool(self.outgoing)
+        return any(upload.sendable for upload in self._uploads.active())
 
     def chunks(self, now_ns: int) -> list[PayloadChunk]:
         """The next pieces of uploads that the scheduler has credit for: a few, of each upload in turn."""
@@ -274,6 +283,8 @@ class Sending:
 
 def next_chunks(uploads: Transfers[Upload[T]], now_ns: int) -> list[PayloadChunk]:
     """The next pieces of uploads that the scheduler has credit for: a few, of each upload in turn."""
+    if not uploads.is_busy:
+        return []
     chunks: list[PayloadChunk] = []
     for upload in [upload for upload in uploads.active() if upload.sendable][:CHUNKS_PER_TURN]:
         chunk = upload.next_chunk(now_ns)

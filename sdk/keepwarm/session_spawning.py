@@ -181,7 +181,7 @@ class Spawning:
     @property
     def has_chunks(self) -> bool:
         """Whether ``chunks`` would give any."""
-        return any(upload.sendable for upload in self._uploads.active())
+        return self._uploads.is_busy and any(upload.sendable for upload in self._uploads.active())
 
     def chunks(self, now_ns: int) -> list[PayloadChunk]:
         """The next pieces of uploads that the scheduler has credit for."""

@@ -182,6 +182,11 @@ class Transfers(Generic[T]):
     def __len__(self) -> int:
         return len(self._active) + len(self._waiting)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether any is under way."""
+        return bool(self._active)
+
     def active(self) -> Iterator[T]:
         """Those under way, the least recently rotated first."""
         return iter(self._active.values())
@@ -222,7 +227,7 @@ class Transfers(Generic[T]):
 
     def next_deadline(self) -> int | None:
         """When ``tick`` is next due."""
-        return min((transfer.stalled_at_ns for transfer in self._active.values()), default=None)
+        return min(transfer.stalled_at_ns for transfer in self._active.values()) if self._active else None
 
     def rotate(self, payload_id: bytes) -> None:
         """Put a transfer behind the others."""

@@ -8,6 +8,7 @@ which looks at safe points. So no exception falls between two halves of a change
 import contextlib
 import signal
 import socket as sockets
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -16,6 +17,9 @@ from typing import Any
 from keepwarm.futures import Future
 
 __all__ = ["DeferredInterrupt", "Sleeper", "Wakeup"]
+
+_signal: Any = sys.modules.get("_signal", signal)
+"""What ``signal`` wraps to return enums, which costs each wait several times what it does. Else ``signal`` itself."""
 
 
 class Wakeup:
@@ -85,10 +89,10 @@ class DeferredInterrupt:
 
     def __enter__(self) -> "DeferredInterrupt":
         if threading.get_ident() == threading.main_thread().ident:
-            previous = signal.getsignal(signal.SIGINT)
+            previous = _signal.getsignal(signal.SIGINT)
             if callable(previous):
                 self._previous = previous
-                signal.signal(signal.SIGINT, self._note)
+                _signal.signal(signal.SIGINT, self._note)
                 self._is_active = True
         return self
 
@@ -97,7 +101,7 @@ class DeferredInterrupt:
     ) -> None:
         if self._is_active:
             self._is_active = False
-            signal.signal(signal.SIGINT, self._previous)
+            _signal.signal(signal.SIGINT, self._previous)
             if error is None:
                 self.check()
 
