@@ -25,6 +25,7 @@ from keepwarm.errors import (
     ProtocolMismatch,
     SchedulerRefused,
 )
+from keepwarm.gathering import Gathering
 from keepwarm.session import Delivery, Session
 from keepwarm.session_calls import Call, CallState
 from keepwarm.transport import KEY_REFUSED, Arrivals, Transport
@@ -114,6 +115,7 @@ class Connection:
         self._look_at_ns = 0
         self._agent_starts: deque[int] = deque(maxlen=AGENT_STARTS_MAX)
         self._addresses: tuple[str, ...] = ()
+        self._gathering = Gathering()
 
     # ------------------------------------------------------------ one turn
 
@@ -136,7 +138,10 @@ class Connection:
             self.session.tick(now_ns)
             outgoing = self.session.take_outgoing(now_ns) if can_send else []
             wait_s = self._wait_s(now_ns, timeout_s, can_send)
+            pause_s = self._gathering.pause_ns(self.session.submitted_calls) / SECOND_NS
         transport.send(outgoing)
+        if pause_s and (wait_s is None or pause_s < wait_s):
+            self._wakeup.await_wake(pause_s)
         self._take(transport.receive(wait_s))
         if self._trouble_since_ns is not None or not self.session.is_open or self.session.protocol_complaints:
             self._watch(time.monotonic_ns())
@@ -171,6 +176,8 @@ class Connection:
         if not (arrivals.messages or arrivals.lost or arrivals.made):
             return
         now_ns = time.monotonic_ns()
+        if arrivals.messages:
+            self._gathering.arrived(now_ns, len(arrivals.messages))
         with self._lock:
             session = self.session
             for message in arrivals.messages:

@@ -165,6 +165,11 @@ class Session:
         """How many answers of the scheduler are waited for."""
         return self.held_calls + len(self.detached)
 
+    @property
+    def submitted_calls(self) -> int:
+        """How many calls the scheduler has and has not answered."""
+        return self._sending.inflight_calls
+
     def submit(self, call: Call) -> None:
         """Take a call. It is held until the credit allows it to be sent. The caller has asked ``has_room``."""
         self._sending.queue(call)

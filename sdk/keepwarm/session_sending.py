@@ -51,7 +51,7 @@ class Sending:
         self._bodies_wanted: list[Function] = []
         self._uploads: Transfers[Upload[Call | Function]] = Transfers()
         self._payloads_made = 0
-        self._inflight_calls = 0
+        self.inflight_calls = 0
         self._inflight_bytes = 0
         self._credit_calls = 0
         self._credit_bytes = 0
@@ -106,7 +106,7 @@ class Sending:
         """A call's outcome is here, if not yet its result: the scheduler no longer counts it."""
         if call.in_credit:
             call.in_credit = False
-            self._inflight_calls -= 1
+            self.inflight_calls -= 1
             self._inflight_bytes -= call.credited_bytes
         if call.state is CallState.UPLOADING:
             self.outgoing += self._uploads.remove(now_ns, call.payload_id)
@@ -134,7 +134,7 @@ class Sending:
         for function in self.functions:
             function.is_stored = function.body_wanted = False
             function.waiting.clear()
-        self._inflight_calls = self._inflight_bytes = 0
+        self.inflight_calls = self._inflight_bytes = 0
         for call in calls:
             call.in_credit = call.is_uploaded = False
             self.queue(call)
@@ -175,7 +175,7 @@ class Sending:
 
     def _send_small(self) -> None:
         small = self._small
-        room = min(self._credit_calls - self._inflight_calls, CALLS_PER_TURN)
+        room = min(self._credit_calls - self.inflight_calls, CALLS_PER_TURN)
         if self._large and room <= ACTIVE_MAX:
             return  # the last places are for large calls, which small ones would starve
         while small and room > 0:
@@ -193,7 +193,7 @@ class Sending:
                 self._submit(call)
 
     def _send_large(self, now_ns: int) -> None:
-        while self._large and self._inflight_calls < self._credit_calls and len(self._uploads) < ACTIVE_MAX:
+        while self._large and self.inflight_calls < self._credit_calls and len(self._uploads) < ACTIVE_MAX:
             call = self._large.popleft()
             if call.state is not CallState.HELD:
                 continue
@@ -207,7 +207,7 @@ class Sending:
     def _take_credit(self, call: Call, size: int) -> None:
         call.in_credit = True
         call.credited_bytes = size
-        self._inflight_calls += 1
+        self.inflight_calls += 1
         self._inflight_bytes += size
 
     def _submit(self, call: Call) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+import zmq
+
 from keepwarm.futures import Future
 
 __all__ = ["DeferredInterrupt", "Sleeper", "Wakeup"]
@@ -38,6 +40,10 @@ class Wakeup:
         """Make the poll under way, or the next one, return at once."""
         with contextlib.suppress(OSError):  # full of wake-ups already, or closed
             self._writer.send(b"\0")
+
+    def await_wake(self, timeout_s: float) -> None:
+        """Wait for a wake-up, which stays for the next poll."""
+        zmq.zmq_poll([(self._reader.fileno(), zmq.POLLIN)], int(timeout_s * 1000))
 
     def clear(self) -> None:
         """Forget the wake-ups so far."""
