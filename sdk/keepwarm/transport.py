@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from keepwarm.errors import ClusterUnreachable
 from keepwarm.waking import Wakeup
@@ -189,7 +188,7 @@ class Transport:
                 parts = self._monitor.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return lost, made, refusal
-            event = parse_monitor_message(parts)["event"]
+            event = int.from_bytes(parts[0][:2], sys.byteorder)  # pyzmq's own parser comes with all of asyncio
             if event == zmq.EVENT_DISCONNECTED:
                 lost, made = True, False
                 self._unsent.clear()
