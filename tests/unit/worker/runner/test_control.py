@@ -39,7 +39,7 @@ def test_a_value_and_an_exception_come_back(interrupts: Interrupts) -> None:
 @pytest.mark.parametrize("error", [CallCancelled, CallTimeout])
 def test_a_request_ends_a_busy_loop(interrupts: Interrupts, error: type[BaseException]) -> None:
     """With its own exception, once."""
-    interrupts.begin()
+    assert interrupts.begin(7)
 
     def spin() -> None:
         threading.Thread(target=interrupts.request, args=(7, error)).start()
@@ -129,7 +129,7 @@ def test_a_signal_never_escapes_the_guard(
                     interrupts._on_signal(signal.SIGUSR2, None)
             return trace
 
-        interrupts.begin()
+        assert interrupts.begin(1)
         previous = sys.gettrace()
         sys.settrace(trace)  # type: ignore[arg-type]
         _, raised = interrupts.guard(1, action)

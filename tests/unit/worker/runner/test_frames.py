@@ -15,13 +15,17 @@ PAYLOAD = st.one_of(st.binary(max_size=200), st.builds(frames.Stored, TEXT, U64,
 FRAME: st.SearchStrategy[frames.Frame] = st.one_of(
     st.builds(frames.Load, DIGEST, TEXT, TEXT, PAYLOAD),
     st.builds(frames.Call, U64, DIGEST, U8, PAYLOAD),
+    st.builds(frames.Drained),
     st.builds(frames.Exit),
     st.builds(frames.Cancel, U64),
     st.builds(frames.Timeout, U64),
+    st.builds(frames.Recall, U64),
     st.builds(frames.Hello, U32, TEXT, TEXT, TEXT),
     st.builds(frames.Started, U64, st.booleans()),
     st.builds(frames.SetupDone, U64, U64),
-    st.builds(frames.Result, U64, U8, TEXT, PAYLOAD, U64, U64, TEXT, TEXT, TEXT, TEXT),
+    st.builds(frames.Done, U64, U64, st.booleans(), PAYLOAD),
+    st.builds(frames.Result, U64, U8, TEXT, PAYLOAD, U64, U64, TEXT, TEXT, TEXT, TEXT, st.booleans()),
+    st.builds(frames.Recalled, U64),
 )
 
 
