@@ -1,9 +1,11 @@
 """An agent as the protocol describes it, without processes: for tests of the scheduler.
 
 It obeys numbered commands once and in order, keeps outcomes until they are final, answers a stop of a busy instance
-with ``InstanceBusy``, and tells its full state in beats. What a real node decides by itself (when an environment is
-built, how a call ends) a test decides through ``finish_start``, ``finish`` and ``die``. It remembers what really
-happened (``executed``, ``endings``), for tests to compare with what the scheduler says.
+with ``InstanceBusy``, and tells its full state in beats. With ``ahead_max`` it takes calls for busy instances, which
+run them in order, tell of their starts only when that matters, and give back what they have not begun. What a real
+node decides by itself (when an environment is built, how a call ends) a test decides through ``finish_start``,
+``finish`` and ``die``. It remembers what really happened (``executed``, ``endings``), for tests to compare with what
+the scheduler says.
 """
 
 from dataclasses import dataclass, field
@@ -36,6 +38,7 @@ class ModelInstance:
     state: str = "starting"
     sequence: int = 0
     attempt: int = 0
+    ahead: list[int] = field(default_factory=list)
     idle_since_ns: int = 0
     leases: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -52,6 +55,7 @@ class ModelAgent:
         self.name, self.incarnation = name, incarnation
         self.pythons = resources.pop("pythons", ("3.11",))
         self.labels = resources.pop("labels", ())
+        self.ahead_max: int = resources.pop("ahead_max", 0)
         self.resources = {"cpu": 4000, "memory": 8 * GIB} | resources
         self.outbox: list[wire.Message] = []
         self.now_ns = 0
@@ -63,6 +67,8 @@ class ModelAgent:
         self.instances: dict[int, ModelInstance] = {}
         self.attempts: dict[int, wire.Dispatch] = {}
         self.cancelled: dict[int, None] = {}
+        self.taken_ahead = self.recalled = 0
+        """How many calls were taken for a busy instance, and how many of them were given back."""
         self.held: dict[int, wire.AttemptDone] = {}
         self.memory_free_bytes = 0
         """As measured; 0 is not measured."""
@@ -88,6 +94,7 @@ class ModelAgent:
                 quantities,
                 self.labels,
                 self.epoch,
+                self.ahead_max,
             )
         )
 
@@ -119,7 +126,8 @@ class ModelAgent:
         )
 
     def _describe(self, instance: ModelInstance) -> wire.InstanceState:
-        running = self.attempts.get(instance.attempt)
+        tokens = (instance.attempt, *instance.ahead) if instance.attempt else ()
+        running = [self.attempts[token] for token in tokens]
         return wire.InstanceState(
             instance.command.instance_id,
             instance.command.pool,
@@ -133,9 +141,7 @@ class ModelAgent:
                 wire.FunctionLease(name, keep_alive_us, self._since_us(ended_ns))
                 for name, (keep_alive_us, ended_ns) in instance.leases.items()
             ),
-            ()
-            if running is None
-            else (wire.RunningAttempt(running.attempt, running.session_id, running.call_number, 0),),
+            tuple(wire.RunningAttempt(each.attempt, each.session_id, each.call_number, 0) for each in running),
         )
 
     def _since_us(self, then_ns: int) -> int:
@@ -178,7 +184,7 @@ class ModelAgent:
     def _on_function_body(self, message: wire.FunctionBody) -> None:
         self.functions[message.version] = message
         for dispatch in self.attempts.values():
-            if dispatch.version == message.version:
+            if dispatch.version == message.version and self.instances[dispatch.instance_id].attempt == dispatch.attempt:
                 self.say(wire.AttemptStarted(dispatch.attempt))
 
     def _on_make_lock(self, message: wire.MakeLock) -> None:
@@ -199,6 +205,9 @@ class ModelAgent:
 
     def _on_dispatch(self, message: wire.Dispatch) -> None:
         instance = self.instances.get(message.instance_id)
+        if instance is not None and instance.state == "busy" and message.is_ahead:
+            self._take_ahead(message, instance)
+            return
         if instance is None or instance.state != "idle":
             reason = "gone" if instance is None else instance.state
             self.say(wire.AttemptRefused(message.attempt, message.instance_id, reason))
@@ -210,7 +219,39 @@ class ModelAgent:
         else:
             self.say(wire.NeedFunction(message.version))
 
+    def _take_ahead(self, message: wire.Dispatch, instance: ModelInstance) -> None:
+        is_fed = self.attempts[instance.attempt].version in self.functions
+        if message.version not in self.functions:
+            self.say(wire.NeedFunction(message.version))
+        if message.version in self.functions and is_fed and len(instance.ahead) < self.ahead_max:
+            self.taken_ahead += 1
+            self.attempts[message.attempt] = message
+            instance.ahead.append(message.attempt)
+        else:
+            self.say(wire.AttemptRefused(message.attempt, message.instance_id, wire.RECALLED))
+
+    def _leave(self, token: int) -> wire.Dispatch | None:
+        """An attempt that only waited is over and leaves no trace; None if it runs, or is not here."""
+        dispatch = self.attempts.get(token)
+        if dispatch is None or token not in self.instances[dispatch.instance_id].ahead:
+            return None
+        self.instances[dispatch.instance_id].ahead.remove(token)
+        return self.attempts.pop(token)
+
+    def _on_recall(self, message: wire.RecallAttempts) -> None:
+        for token in message.attempts:
+            dispatch = self._leave(token)
+            if dispatch is not None:
+                self.recalled += 1
+                self.say(wire.AttemptRefused(token, dispatch.instance_id, wire.RECALLED))
+
     def _on_cancel(self, message: wire.CancelAttempt) -> None:
+        dispatch = self._leave(message.attempt)
+        if dispatch is not None:
+            sequence = self.instances[dispatch.instance_id].sequence
+            why = wire.Failure("cancelled", "The call was cancelled.")
+            self._settle(dispatch, sequence, Status.CANCELLED, why, b"")
+            return
         dispatch = self.attempts.get(message.attempt)
         if dispatch is not None:
             self.cancelled[message.attempt] = None
@@ -239,8 +280,12 @@ class ModelAgent:
         self.say(wire.InstanceReady(instance_id, 7, True, 0, 1000))
 
     def runnable(self) -> list[int]:
-        """Attempts whose function is here."""
-        return [token for token, dispatch in self.attempts.items() if dispatch.version in self.functions]
+        """Attempts that run: their functions are here, and nothing is to be run before them."""
+        return [
+            token
+            for token, dispatch in self.attempts.items()
+            if dispatch.version in self.functions and self.instances[dispatch.instance_id].attempt == token
+        ]
 
     def finish(
         self,
@@ -255,7 +300,10 @@ class ModelAgent:
             status, failure = Status.CANCELLED, wire.Failure("cancelled", "The call was cancelled.")
         instance = self.instances[dispatch.instance_id]
         instance.sequence += 1
-        instance.attempt, instance.state, instance.idle_since_ns = 0, "idle", self.now_ns
+        if instance.ahead:
+            instance.attempt = instance.ahead.pop(0)
+        else:
+            instance.attempt, instance.state, instance.idle_since_ns = 0, "idle", self.now_ns
         function = self.functions.get(dispatch.version)
         name = dispatch.version.hex() if function is None else function.name
         instance.leases.pop("", None)  # the term that it was started for ends with its first call
@@ -268,7 +316,9 @@ class ModelAgent:
         dispatch = self.attempts.pop(instance.attempt, None)
         if dispatch is not None:
             instance.sequence += 1
+            self.say(wire.AttemptStarted(dispatch.attempt))  # if nobody had to know it until now
             self._settle(dispatch, instance.sequence, Status.FAILED, wire.Failure(kind, "It died."), b"")
+        self._refuse_ahead(instance)
         token = 0 if dispatch is None else dispatch.attempt
         self._end(instance_id, "died", wire.Failure(kind, "It died."), False, token)
 
@@ -279,7 +329,13 @@ class ModelAgent:
         dispatch = self.attempts.pop(instance.attempt)
         instance.sequence += 1
         self._settle(dispatch, instance.sequence, status, wire.Failure(kind, "It did not stop."), b"")
+        self._refuse_ahead(instance)
         self._end(instance_id, "killed", None, False, dispatch.attempt)
+
+    def _refuse_ahead(self, instance: ModelInstance) -> None:
+        for token in list(instance.ahead):
+            self._leave(token)
+            self.say(wire.AttemptRefused(token, instance.command.instance_id, "ended"))
 
     def _settle(
         self, dispatch: wire.Dispatch, sequence: int, status: int, failure: wire.Failure | None, result: wire.Payload
@@ -316,6 +372,7 @@ _COMMANDS: dict[type[Any], Any] = {
     wire.StopInstance: ModelAgent._on_stop,
     wire.Dispatch: ModelAgent._on_dispatch,
     wire.CancelAttempt: ModelAgent._on_cancel,
+    wire.RecallAttempts: ModelAgent._on_recall,
 }
 _MESSAGES: dict[type[Any], Any] = {
     wire.Welcome: ModelAgent._on_welcome,
