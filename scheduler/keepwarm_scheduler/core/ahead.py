@@ -66,6 +66,7 @@ def _has_room(cluster: Cluster, instance: Instance, allowed: int) -> bool:
         and len(instance.ahead) < min(allowed, node.ahead_max)
         and running is not None
         and depth(running.run_times) > 0
+        and cluster.now_ns - running.dispatched_ns < _RECALL_NS
         and (instance.busy_ns == cluster.now_ns or not _is_wanted(cluster, node, instance.pool))
     )
 

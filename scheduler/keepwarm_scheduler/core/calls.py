@@ -101,19 +101,21 @@ def attempt_refused(cluster: Cluster, node: Node, message: AttemptRefused) -> No
     if attempt is None:
         cluster.astonished(node)
         return
-    # Out of use before it could be given another call: what it does instead, the next beat tells.
-    reason = Reason.REFUSED
+    instance = attempt.instance
+    reason = Reason.RECALLED if message.reason == RECALLED else Reason.REFUSED
     if message.reason == "gone":
-        end_instance(cluster, attempt.instance)
+        end_instance(cluster, instance)
         new_room(cluster, node)
     elif message.reason == RECALLED or attempt.is_ahead:
-        reason = Reason.RECALLED
+        # It is not sent there again before the call that runs there has ended, if that ends well.
+        instance.pool.roomy.pop(instance.instance_id, None)
     else:
-        suspend(cluster, attempt.instance)
+        # Out of use before it could be given another call: what it does instead, the next beat tells.
+        suspend(cluster, instance)
     _end_attempt(cluster, attempt)
     if attempt.call is not None:
         forget_doubt(cluster, attempt.key)  # it was not run
-        note(attempt.call, Decision(reason, cluster.now_ns, node.name, attempt.instance.instance_id))
+        note(attempt.call, Decision(reason, cluster.now_ns, node.name, instance.instance_id))
         place_again(cluster, attempt.call)
 
 
