@@ -350,7 +350,7 @@ def send_cancel(cluster: Cluster, attempt: Attempt) -> None:
 
 def time_out(cluster: Cluster, call: Call, which: str) -> None:
     """The queue timeout or the overall timeout is over."""
-    if call.state is CallState.DONE:
+    if call.state is CallState.DONE or (which == "queue" and call.state is CallState.RUNNING):
         return
     options = call.function.options
     limit_us = options.queue_timeout_us if which == "queue" else options.overall_timeout_us

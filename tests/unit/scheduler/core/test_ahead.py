@@ -353,6 +353,19 @@ def test_the_queue_timeout_of_a_call_that_waits_goes_on_and_harms_no_other() -> 
     assert not agent.endings
 
 
+def test_a_call_that_began_meets_no_queue_timeout_though_the_end_of_the_one_before_it_is_not_known() -> None:
+    driver = Driver()
+    client, agent = short(driver, queue_timeout=0.03)
+    client.submit()
+    second = client.submit()
+    driver.lose(wire.AttemptDone)
+    agent.complete(agent.runnable()[0])
+    driver.transmit(agent.peer, wire.AttemptStarted(agent.runnable()[0]))
+    driver.advance(0.045, beats=False)
+    agent.complete()
+    assert client.status(second) == "succeeded"
+
+
 def test_what_must_not_run_twice_is_never_sent_ahead() -> None:
     driver = Driver()
     client, _ = short(driver, at_most_once=True)
