@@ -64,6 +64,8 @@ class _Hosted:
     """The attempts that it was given and has not answered yet, in the order in which it runs them."""
     run_us: int = 0
     """How long its last call ran."""
+    recalling: dict[int, None] = field(default_factory=dict)
+    """Those of them that it was asked not to begin, until it has answered."""
     announced: int = 0
     """The last attempt whose beginning the core was told of."""
     is_killed_by_us: bool = False
@@ -182,7 +184,8 @@ class Host:
 
     def recall(self, effect: effects.RecallCall) -> None:
         hosted = self._hosted.get(effect.instance_id)
-        if hosted is not None:
+        if hosted is not None and effect.attempt in hosted.given and effect.attempt not in hosted.recalling:
+            hosted.recalling[effect.attempt] = None
             hosted.control.queue(frames.Recall(effect.attempt))
             hosted.control.flush()
 
@@ -276,6 +279,7 @@ class Host:
         handler(hosted, frame)
 
     def _on_started(self, hosted: _Hosted, frame: frames.Started) -> None:
+        self._run_past(hosted, frame.attempt)
         hosted.announced = frame.attempt
         self._emit(events.RunnerStarted(hosted.instance_id, frame.attempt, bool(frame.setup)))
 
@@ -283,10 +287,11 @@ class Host:
         """The runner gives calls back. What it has ended before it said so may still be on the other socket."""
         try:
             for frame in hosted.control_reader.receive():
-                if not isinstance(frame, frames.Recalled) or frame.attempt not in hosted.given:
+                if not isinstance(frame, frames.Recalled) or hosted.recalling.pop(frame.attempt, 0) is not None:
                     raise frames.FrameError("a recall of an attempt that it was not given")
-                hosted.given.remove(frame.attempt)
-                self._emit(events.RunnerRecalled(hosted.instance_id, frame.attempt))
+                if frame.attempt in hosted.given:
+                    hosted.given.remove(frame.attempt)
+                    self._emit(events.RunnerRecalled(hosted.instance_id, frame.attempt))
         except frames.FrameError as error:
             self._poller.remove(hosted.process.control.fileno())
             self._emit(events.RunnerLost(hosted.instance_id, f"The runner's messages were forged or damaged: {error}."))
@@ -294,8 +299,17 @@ class Host:
         if hosted.control_reader.closed:
             self._poller.remove(hosted.process.control.fileno())
 
+    def _run_past(self, hosted: _Hosted, attempt: int) -> None:
+        """It is this one's turn: those before it that were asked back will not run. To be told so may take longer."""
+        given = hosted.given
+        while given and given[0] != attempt and given[0] in hosted.recalling and attempt in given:
+            self._emit(events.RunnerRecalled(hosted.instance_id, given.popleft()))
+
     def _take_given(self, hosted: _Hosted, frame: frames.Result | frames.Done) -> None:
         """An outcome must be that of the attempt whose turn it is. What it printed is read before that counts."""
+        if hosted.recalling:
+            self._run_past(hosted, frame.attempt)
+            hosted.recalling.pop(frame.attempt, None)
         if not hosted.given or frame.attempt != hosted.given[0]:
             raise frames.FrameError("a result of an attempt that it was not given")
         if frame.printed:
@@ -363,12 +377,13 @@ class Host:
     def _announce(self, hosted: _Hosted) -> None:
         """Tell the core which call had begun, if its runner was not to say so itself."""
         attempt, _ = hosted.process.board.read()
+        self._run_past(hosted, attempt)
         if attempt != hosted.announced and hosted.given and hosted.given[0] == attempt:
             hosted.announced = attempt
             self._emit(events.RunnerStarted(hosted.instance_id, attempt, setup=False))
 
     def announce(self) -> None:
-        """Tell the core what runs. Costs by the instance: for a heartbeat, not for a turn."""
+        """Tell the core what runs. Costs by the instance: for when time is up for something, not for every turn."""
         for hosted in self._hosted.values():
             if hosted.given:
                 self._announce(hosted)

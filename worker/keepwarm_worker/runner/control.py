@@ -79,16 +79,16 @@ class Interrupts:
         Attempts come in the order of their numbers.
         """
         with self._lock:
+            self._begun = attempt
             if self._recalled and self._recalled.pop(attempt, 0) is None:
                 return False
-            self._begun = attempt
         self.delivered = None
         return True
 
     def recall(self, attempt: int) -> bool:
-        """From the helper thread: see that an attempt does not begin. False if it is too late."""
+        """From the helper thread: see that an attempt does not begin. False if it is too late, or seen to already."""
         with self._lock:
-            if attempt <= self._begun:
+            if attempt <= self._begun or attempt in self._recalled:
                 return False
             self._recalled[attempt] = None
             return True

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -172,3 +173,50 @@ def test_the_exceptions_have_the_names_that_users_know() -> None:
     for error in (CallCancelled, CallTimeout):
         assert error.__module__ == "keepwarm"
         assert not issubclass(error, Exception)
+
+
+def test_an_attempt_that_is_asked_back_in_time_does_not_begin(interrupts: Interrupts) -> None:
+    """And is given back once, however often it is asked for."""
+    assert interrupts.begin(1)
+    assert interrupts.recall(3)
+    assert not interrupts.recall(3)
+    assert interrupts.begin(2)
+    assert not interrupts.begin(3)
+    assert not interrupts.recall(3)
+    assert interrupts.begin(4)
+
+
+def test_an_attempt_that_has_begun_is_not_given_back(interrupts: Interrupts) -> None:
+    assert interrupts.begin(2)
+    assert not interrupts.recall(2)
+    assert not interrupts.recall(1)
+    assert interrupts.begin(3)
+
+
+def test_of_a_recall_and_a_begin_at_the_same_time_exactly_one_wins(interrupts: Interrupts) -> None:
+    given_back: list[int] = []
+    attempts = range(1, 2_000)
+
+    def ask_back() -> None:
+        given_back.extend(attempt for attempt in attempts if interrupts.recall(attempt))
+
+    thread = threading.Thread(target=ask_back)
+    thread.start()
+    begun = [attempt for attempt in attempts if interrupts.begin(attempt)]
+    thread.join()
+    assert sorted(begun + given_back) == list(attempts)
+
+
+def test_a_recall_on_the_control_socket_is_answered_there_once(
+    interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "die_with_agent", lambda: None)
+    ours, theirs = socket.socketpair()
+    assert interrupts.begin(1)
+    ours.sendall(b"".join(frames.encode(frames.Recall(attempt)) for attempt in (1, 2, 2, 3)))
+    ours.shutdown(socket.SHUT_WR)
+    control._watch(theirs.fileno(), interrupts)
+    answers = frames.FrameDecoder().feed(ours.recv(1000))
+    ours.close()
+    theirs.close()
+    assert answers == [frames.Recalled(2), frames.Recalled(3)]
