@@ -163,6 +163,7 @@ class Daemon:
         due_ns = self._core.next_deadline()
         if due_ns is not None and due_ns <= now_ns:
             self._measure(now_ns)
+            self._host.announce()  # the core is about to judge by what has begun
             self._emit(events.Tick())
         self._feed_core()
         self._host.flush()
@@ -270,7 +271,6 @@ class Daemon:
         )
         self._host.measured(used)
         self._emit(events.Measured(self._meter.measure(), used))
-        self._host.announce()
 
     def _exit(self, effect: effects.Exit) -> None:
         self._exit_reason = effect.reason
