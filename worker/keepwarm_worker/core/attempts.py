@@ -69,6 +69,8 @@ def _take_ahead(state: AgentState, command: wire.Dispatch, instance: Instance) -
     serving = state.attempts.get(instance.attempt)
     # Runners run in the order in which they are given calls: none may get past one that still waits for its bytes.
     is_fed = serving is not None and serving.state is not AttemptState.FETCHING and len(instance.ahead) < AHEAD_MAX
+    if function is None:
+        state.say(wire.NeedFunction(command.version))
     if function is None or not is_ready or not is_fed or _mismatch(function.message.codec, instance.command.python):
         state.say(wire.AttemptRefused(command.attempt, command.instance_id, wire.RECALLED))
         return
@@ -160,6 +162,8 @@ def on_runner_result(state: AgentState, event: events.RunnerResult) -> None:
     attempt = _attempt_of(state, event.instance_id, event.attempt)
     if attempt is None:
         return
+    if not attempt.began:
+        attempt.was_ready = event.setup_us == 0  # its start need not have been told
     status = wire.Status.SUCCEEDED if event.failure is None else wire.Status.FAILED
     why = event.failure
     if why is not None and attempt.verdict is not None:
