@@ -58,6 +58,10 @@ def refusal(peer: AgentPeer, attempt: int) -> wire.AttemptRefused:
     return refused
 
 
+def wait_for_end(peer: AgentPeer, attempt: int) -> None:
+    peer.wait_for((wire.AttemptDone, wire.AttemptRefused), lambda each: each.attempt == attempt)
+
+
 def output_of(peer: AgentPeer, attempt: int) -> bytes:
     return b"".join(each.data for each in peer.all(wire.AttemptOutput) if each.attempt == attempt)
 
@@ -153,7 +157,7 @@ def test_calls_asked_back_in_the_midst_of_running_are_run_or_given_back_never_bo
             attempts = [peer.dispatch(instance_id, version, number, is_ahead=True) for number in range(40)]
             peer.send(wire.RecallAttempts(peer.command(), tuple(attempts[1::2])))
             for attempt in attempts:
-                peer.wait_for((wire.AttemptDone, wire.AttemptRefused), lambda each, mine=attempt: each.attempt == mine)
+                wait_for_end(peer, attempt)
             ends = [each for each in peer.heard if isinstance(each, wire.AttemptDone | wire.AttemptRefused)]
             ends = [each for each in ends if each.attempt in attempts]
             assert len({each.attempt for each in ends if isinstance(each, wire.AttemptRefused)}) <= 20
@@ -218,7 +222,7 @@ def test_a_crash_behind_a_call_that_was_given_back_is_blamed_all_the_same(home: 
         assert peer.wait_for(wire.InstanceEnded).attempt == fatal
 
 
-def prints(number: int, how: str) -> int:  # noqa: C901 - a list of ways
+def prints(number: int, how: str) -> int:
     import ctypes
     import os
     import subprocess
@@ -276,7 +280,7 @@ def test_what_a_call_prints_is_its_own_whoever_waits_behind_it(home: Path) -> No
                 for number, how in enumerate(hows)
             }
             for attempt in (first, *attempts):
-                peer.wait_for((wire.AttemptDone, wire.AttemptRefused), lambda each, mine=attempt: each.attempt == mine)
+                wait_for_end(peer, attempt)
             ran = {done.attempt for done in peer.all(wire.AttemptDone) if done.status == wire.Status.SUCCEEDED}
             assert len(ran) > len(hows) / 2
             for attempt, (number, how) in attempts.items():

@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ DEPTH = 4
 
 
 def short(
-    driver: Driver, *, instances: int = 1, ahead_max: int = 8, cpu: int = 4000, **changes: object
+    driver: Driver, *, instances: int = 1, ahead_max: int = 8, cpu: int = 4000, **changes: Any
 ) -> tuple[Client, Agent]:
     """A client whose function 1 is known to be short, and an agent with so many idle instances of its pool."""
     agent = driver.agent(ahead_max=ahead_max, cpu=cpu)
