@@ -229,7 +229,7 @@ def describe(state: AgentState, instance: Instance) -> wire.InstanceState:
         wire.FunctionLease(name, lease.keep_alive_us, (now_ns - lease.ended_ns) // 1000)
         for name, lease in instance.leases.items()
     )
-    tokens = (instance.attempt, *instance.ahead) if instance.attempt else ()
+    tokens = (instance.attempt, *instance.ahead) if instance.attempt else tuple(instance.ahead)
     running = tuple(describe_attempt(state, state.attempts[token]) for token in tokens)
     command = instance.command
     return wire.InstanceState(

@@ -269,7 +269,7 @@ def _check_instance(state: AgentState, instance_id: int, instance: Instance) -> 
         assert instance.attempt in state.attempts, instance
     elif instance.state is not InstanceState.STOPPING:
         assert instance.attempt == 0, instance
-    assert instance.attempt or not instance.ahead, instance
+    assert instance.attempt or not instance.ahead or instance.state is InstanceState.STOPPING, instance
     assert instance.attempt not in instance.ahead, instance
     if instance.state is InstanceState.BUILDING:
         assert instance_id in state.builds[instance.command.environment_id].waiting

@@ -219,3 +219,20 @@ def test_an_agent_that_leaves_takes_nothing_ahead_and_refuses_what_waits() -> No
     assert refused(driver) == [(20, "stopping")]
     driver.exited(1, None, "SIGTERM")
     assert (11, "ended") in refused(driver)
+
+
+def test_a_process_that_is_ended_for_one_call_keeps_those_behind_it_until_it_is_gone() -> None:
+    """Its call returns after all: the others are told of, and refused once the process is dead, whatever it says."""
+    driver = busy(2)
+    cancel(driver, 10, 100_000)
+    driver.wait(0.1)
+    assert driver.done(effects.Terminate)
+    driver.result(10)
+    driver.wait(1)
+    (beat,) = driver.said(wire.AgentBeat)
+    assert [running.attempt for running in beat.instances[0].attempts] == [11, 12]
+    driver.feed(events.RunnerStarted(1, 11, False))
+    driver.result(11)
+    assert not driver.said(wire.AttemptDone)
+    driver.exited(1, None, "SIGKILL")
+    assert refused(driver) == [(11, "ended"), (12, "ended")]
