@@ -12,6 +12,7 @@ from support.simulation.history import History
 from support.simulation.invariants import check_agent
 from support.simulation.machines import Machine
 from support.simulation.network import Link, Network
+from support.simulation.runners import announce
 from support.simulation.tally import Tally
 
 __all__ = ["PLATFORM", "AgentHost"]
@@ -51,6 +52,7 @@ class AgentHost:
             tuple(Quantity(name, amount) for name, amount in machine.capacity.items()),
             (Pair("zone", "simulated"),),
             0,
+            machine.ahead_max,
         )
         self.core = AgentCore(
             CoreConfig(
@@ -119,6 +121,8 @@ class AgentHost:
             self.pauses.keep(self._wake)
             return
         self.tally.timers += 1
+        for process in list(self.machine.processes.values()):
+            announce(process)
         self._handle(_TICK)
         self._after_turn()
 

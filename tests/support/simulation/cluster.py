@@ -63,6 +63,10 @@ ENCODED_EVERY = 4
 WATCHED_EVERY = 10
 """In every tenth run the quiet lasts its full time, though nothing is left over: endless leases must outlast it."""
 
+AHEAD_EVERY = 2
+"""In every second run agents take calls for busy processes, and every function is known to be short."""
+AHEAD_MAX = 6
+
 _CAPACITIES = (
     {"cpu": 2000, "memory": 2048 << 20, "gpu": 1000},
     {"cpu": 1000, "memory": 1280 << 20, "gpu": 0},
@@ -120,6 +124,7 @@ class Cluster:
         self.scenario, self.checked = scenario, checked
         self.random = Random(f"{name}:{seed}")
         self.is_watched = seed % WATCHED_EVERY == 0
+        self.goes_ahead = seed % AHEAD_EVERY == 1
         self.clock, self.history, self.tally = Clock(), History(), Tally()
         self.network = Network(self.clock, Random(self.random.random()), self.tally, scenario.rates, is_encoding)
         self.journal: Journal | Disk = Disk(self.clock) if scenario.detached else Journal()
@@ -150,7 +155,7 @@ class Cluster:
         random = Random(self.random.random())
         return Machine(
             f"n{number}", capacity, self.clock, self.history, self.tally, random, self.scenario.trouble, self.shelf,
-            crashed,
+            crashed, AHEAD_MAX if self.goes_ahead else 0,
         )  # fmt: skip
 
     def _new_clock(self) -> HostClock:
@@ -164,7 +169,7 @@ class Cluster:
     def _new_scheduler(self) -> SchedulerHost:
         return SchedulerHost(
             self._scheduler_clock, self.network, self.journal, self.shelf, self.history, self.tally,
-            Random(self.random.random()), CONFIG, checked=self.checked,
+            Random(self.random.random()), CONFIG, checked=self.checked, knows_run_times=self.goes_ahead,
         )  # fmt: skip
 
     def _new_agent(self, number: int) -> AgentHost:

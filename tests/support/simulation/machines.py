@@ -43,12 +43,15 @@ class Machine:
         trouble: Trouble,
         shelf: Shelf,
         crashed: dict[str, None],
+        ahead_max: int,
     ) -> None:
         self.node, self.capacity, self.clock, self.history = node, capacity, clock, history
         self.tally, self.random, self.trouble, self.shelf = tally, random, trouble, shelf
         self.environments: dict[str, None] = {}
         self.processes: dict[int, Process] = {}
         self.host: AgentHost | None = None
+        self.ahead_max = ahead_max
+        """How many calls its agents take for a busy process."""
         self.crashed = crashed
         """Calls that have killed a process, in the whole cluster: those that do it once only know by this."""
         self.results: dict[int, bytes] = {}
@@ -217,6 +220,7 @@ class Machine:
     def exit(self, process: Process, exit_code: int | None, signal_name: str, out_of_memory: str = "") -> None:
         """A process ends, if it has not yet, and its agent reaps it."""
         if self.processes.get(process.instance_id) is process:
+            runners.announce(process)
             self._gone(process, signal_name or "exit")
             process.host.feed(events.ProcessExited(process.instance_id, exit_code, signal_name, out_of_memory))
 
@@ -238,6 +242,7 @@ _DOERS: dict[type[Any], Callable[[Machine, Any], None]] = {
     effects.LoadFunction: runners.load,
     effects.StartCall: runners.call,
     effects.CancelCall: runners.cancel,
+    effects.RecallCall: runners.recall,
     effects.FetchPayload: handover.fetch,
     effects.DropPayload: handover.drop_payload,
     effects.UploadResult: handover.upload,

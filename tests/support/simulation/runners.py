@@ -1,8 +1,11 @@
 """What the processes of a node do with the calls that they are given: what the calls' arguments say.
 
-A process runs one call at a time. It is told to end a call by an interruption, which some calls do not mind.
+A process runs one call at a time, in the order in which they were given to it, and gives back those that it has not
+begun when it is asked to. It is told to end a call by an interruption, which some calls do not mind. That a call began
+is told at once only where somebody has to know; else when the process ends, or when its host looks.
 """
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from support.simulation.agent_host import AgentHost
     from support.simulation.machines import Machine
 
-__all__ = ["Process", "call", "cancel", "load"]
+__all__ = ["Process", "announce", "call", "cancel", "load", "recall"]
 
 _ENDLESS_NS = 3_600 * SECOND
 _SETUP_NS = 2 * MILLISECOND
@@ -34,6 +37,11 @@ class Process:
     is_lost: bool = False
     """It has closed its socket: nothing that it does is heard."""
     attempt: int = 0
+    is_untold: bool = False
+    """Nobody has been told that it runs."""
+    waiting: deque[effects.StartCall] = field(default_factory=deque)
+    interrupted: dict[int, None] = field(default_factory=dict)
+    """Calls that were interrupted before they began."""
     loaded: dict[str, bytes] = field(default_factory=dict)
     set_up: dict[str, bytes] = field(default_factory=dict)
     work: Work | None = None
@@ -54,6 +62,18 @@ def call(machine: "Machine", effect: effects.StartCall) -> None:
     if process is None or process.is_lost:
         return
     assert process.loaded.get(effect.name) == effect.version, f"{effect} without its function"
+    process.waiting.append(effect)
+    _go_on(machine, process)
+
+
+def _go_on(machine: "Machine", process: Process) -> None:
+    """The process begins its next call, if it has one and is free."""
+    is_there = machine.processes.get(process.instance_id) is process and not process.is_lost
+    if is_there and not process.attempt and process.waiting:
+        _begin(machine, process, process.waiting.popleft())
+
+
+def _begin(machine: "Machine", process: Process, effect: effects.StartCall) -> None:
     if machine.happens(machine.trouble.load, "process dies before it takes a call"):
         machine.later(1, MILLISECOND, lambda _: machine.exit(process, None, "SIGSEGV"))
         return
@@ -70,7 +90,9 @@ def call(machine: "Machine", effect: effects.StartCall) -> None:
     needs_setup = process.set_up.get(effect.name) != effect.version
     is_rude = machine.happens(machine.trouble.rude, "runner says too little")
     begun_ns = MILLISECOND
-    if not is_rude or needs_setup:
+    is_quiet = not (effect.is_timed or needs_setup)
+    process.is_untold = is_quiet and not is_rude
+    if needs_setup or not (is_rude or is_quiet):
         _say(machine, process, token, begun_ns, events.RunnerStarted(effect.instance_id, token, needs_setup))
     if needs_setup:
         begun_ns += _SLOW_SETUP_NS if work.behaviour == "slow setup" else _SETUP_NS
@@ -83,19 +105,45 @@ def call(machine: "Machine", effect: effects.StartCall) -> None:
         _say(machine, process, token, begun_ns + MILLISECOND, printed)
     run_ns = _ENDLESS_NS if work.behaviour in ENDLESS else work.run_ns
     machine.clock.after(begun_ns + 2 * MILLISECOND + run_ns, lambda: _end(machine, process, token))
+    if token in process.interrupted:
+        machine.clock.after(begun_ns, lambda: _interrupt(machine, process, token))
 
 
 def cancel(machine: "Machine", effect: effects.CancelCall) -> None:
     """The process's call is interrupted."""
     process = machine.processes.get(effect.instance_id)
-    if process is None or process.work is None or process.work.behaviour in UNMOVED:
+    if process is not None:
+        machine.later(MILLISECOND, 100 * MILLISECOND, lambda _: _interrupt(machine, process, effect.attempt))
+
+
+def _interrupt(machine: "Machine", process: Process, token: int) -> None:
+    if not _is_running(machine, process, token):
+        process.interrupted[token] = None
+    elif process.work is not None and process.work.behaviour not in UNMOVED:
+        _answer(machine, process, b"", Failure("cancelled", "interrupted"))
+
+
+def recall(machine: "Machine", effect: effects.RecallCall) -> None:
+    """The process is asked not to run a call that it has not begun."""
+    process = machine.processes.get(effect.instance_id)
+    if process is not None:
+        machine.later(MILLISECOND, 20 * MILLISECOND, lambda _: _give_back(machine, process, effect.attempt))
+
+
+def _give_back(machine: "Machine", process: Process, token: int) -> None:
+    waiting = [each for each in process.waiting if each.attempt == token]
+    if not waiting or process.is_lost or machine.processes.get(process.instance_id) is not process:
         return
+    process.waiting.remove(waiting[0])
+    machine.tally.strike("call is given back")
+    process.host.feed(events.RunnerRecalled(process.instance_id, token))
 
-    def interrupt(_: "AgentHost") -> None:
-        if _is_running(machine, process, effect.attempt):
-            _answer(machine, process, b"", Failure("cancelled", "interrupted"))
 
-    machine.later(MILLISECOND, 100 * MILLISECOND, interrupt)
+def announce(process: Process) -> None:
+    """Somebody looks at what the process runs."""
+    if process.is_untold and process.attempt and not process.is_lost:
+        process.is_untold = False
+        process.host.feed(events.RunnerStarted(process.instance_id, process.attempt, setup=False))
 
 
 def _is_running(machine: "Machine", process: Process, token: int) -> bool:
@@ -141,10 +189,14 @@ def _answer(machine: "Machine", process: Process, result: bytes, failure: Failur
     if process.is_lost:
         return
     token, process.attempt = process.attempt, 0
+    process.is_untold = False
     how = "returned" if failure is None else "raised"
     machine.history.add(machine.clock.now_ns, "ran", machine.node, process.instance_id, token, how)
     spooled: bytes | events.SpooledResult = result
     if len(result) > INLINE_BYTES_MAX:
         machine.results[token] = result
         spooled = events.SpooledResult(len(result))
+    if process.waiting:
+        machine.tally.strike("call follows without a word")
+        _go_on(machine, process)  # before its agent knows
     process.host.feed(events.RunnerResult(process.instance_id, token, spooled, failure, 0, 1000))

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 KEEP_ALIVE_MAX_NS = 5 * SECOND
+_OVERALL_SHORT_US = 6_000_000
 _KEEP_ALIVES_US = (0, 300_000, 1_000_000, 2_500_000, 5_000_000, FOREVER_US)
 _MEMORY = (256 << 20, 512 << 20, 1024 << 20)
 SPECS = (
@@ -136,7 +137,7 @@ def _function(random: Random, needs: _Needs) -> Declared:
         queue_timeout_us=random.choice((FOREVER_US, FOREVER_US, 20_000_000)),
         startup_timeout_us=random.choice((30_000_000, 30_000_000, 6_000_000)),
         run_timeout_us=random.choice((3_000_000, 20_000_000)),
-        overall_timeout_us=random.choice((FOREVER_US, FOREVER_US, 6_000_000, 25_000_000)),
+        overall_timeout_us=random.choice((FOREVER_US, FOREVER_US, _OVERALL_SHORT_US, 25_000_000)),
         retries=RetryLimits(
             lost_node=random.choice((3, 10)), exceptions=random.choice((0, 1)), crash=2, out_of_memory=1
         ),
@@ -145,6 +146,8 @@ def _function(random: Random, needs: _Needs) -> Declared:
         gpu=needs.gpu,
         env_vars=needs.env_vars,
     )
+    if options.overall_timeout_us == _OVERALL_SHORT_US:
+        options = options._replace(run_timeout_us=FOREVER_US)  # something ends its calls, and nobody has to time them
     version = hashlib.sha256(name.encode()).digest()
     return Declared(name, version, SPECS[needs.spec], random.random() < 0.3, random.random() < 0.15, options)
 
