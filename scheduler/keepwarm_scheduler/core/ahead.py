@@ -73,6 +73,8 @@ def _has_room(cluster: Cluster, instance: Instance, allowed: int) -> bool:
 
 def _is_wanted(cluster: Cluster, node: Node, pool: Pool) -> bool:
     """Whether other pools wait for the instance's place: for the node's cpu, or for memory anywhere."""
+    if not (cluster.starved or node.parked):
+        return False
     if len(cluster.starved) > (pool.key in cluster.starved):
         return True
     return any(parked[0].pool.queue and key != pool.key for key, parked in node.parked.items())
