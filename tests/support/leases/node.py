@@ -4,6 +4,7 @@ It keeps its own account of every lease, from what its processes really did and 
 when a process became ready, when a call ended there, and with which keep_alive. ``Account.end_ns`` is the promise.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,6 +62,8 @@ class Account:
     work: Work | None = None
     has_begun: bool = False
     """Whether the process has said that it runs it."""
+    waiting: deque[effects.StartCall] = field(default_factory=deque)
+    """What it was given to run after that, in this order."""
     is_ready: bool = False
     stopping: bool = False
     told_ns: int = 0
@@ -87,8 +90,9 @@ class Node:
         self.world, self.name, self.offset_ns = world, name, offset_ns
         quantities = tuple(wire.Quantity(resource, amount) for resource, amount in resources.items())
         hello = wire.AgentHello(
-            1, 1, "leases", name, incarnation.to_bytes(16, "big"), PLATFORM, ("3.11",), quantities, (), 0
-        )
+            1, 1, "leases", name, incarnation.to_bytes(16, "big"), PLATFORM, ("3.11",), quantities, (), 0,
+            world.ahead_max,
+        )  # fmt: skip
         self.core = AgentCore(
             CoreConfig(hello, orphan_grace_ns=ORPHAN_GRACE_NS, orphan_ttl_ns=ORPHAN_TTL_NS, cancel_grace_ns=SECOND // 2)
         )
@@ -186,10 +190,17 @@ class Node:
 
     def _call(self, effect: effects.StartCall) -> None:
         account = self.accounts.get(effect.instance_id)
-        if account is None:
-            return
+        if account is not None:
+            assert not (account.attempt and not self.world.ahead_max), "a process was given a second call"
+            account.waiting.append(effect)
+            self._go_on(account)
+
+    def _go_on(self, account: Account) -> None:
+        if not account.attempt and account.waiting:
+            self._begin(account, account.waiting.popleft())
+
+    def _begin(self, account: Account, effect: effects.StartCall) -> None:
         assert isinstance(effect.arguments, bytes)
-        assert not account.attempt, "a process was given a second call"
         work = Work.decode(effect.arguments)
         account.attempt, account.name, account.work, account.has_begun = effect.attempt, effect.name, work, False
         self._note("begin", effect.instance_id, effect.attempt, work.caller, effect.name, work.keep_alive_us)
@@ -221,7 +232,9 @@ class Node:
         account.restart(account.name, self.world.now_ns, account.work.keep_alive_us)
         how = "returned" if failure is None else failure.kind
         self._note("end", instance_id, attempt, account.work.caller, how)
-        self.feed(events.RunnerResult(instance_id, attempt, str(attempt).encode(), failure, 0, account.work.run_us))
+        result = events.RunnerResult(instance_id, attempt, str(attempt).encode(), failure, 0, account.work.run_us)
+        self._go_on(account)  # before its agent knows
+        self.feed(result)
 
     def _cancel(self, effect: effects.CancelCall) -> None:
         account = self.accounts.get(effect.instance_id)
@@ -232,6 +245,17 @@ class Node:
         account = self.accounts.get(instance_id)
         if account is not None and account.attempt == attempt:
             self._result(instance_id, wire.Failure("cancelled", "interrupted"))
+
+    def _recall(self, effect: effects.RecallCall) -> None:
+        self._after(MILLISECOND, lambda: self._give_back(effect.instance_id, effect.attempt))
+
+    def _give_back(self, instance_id: int, attempt: int) -> None:
+        account = self.accounts.get(instance_id)
+        waiting = [each for each in account.waiting if each.attempt == attempt] if account is not None else []
+        if account is not None and waiting:
+            account.waiting.remove(waiting[0])
+            self._note("given back", instance_id, attempt)
+            self.feed(events.RunnerRecalled(instance_id, attempt))
 
     def _ask(self, effect: effects.AskToExit) -> None:
         self._stop(effect.instance_id, "asked")
@@ -284,6 +308,7 @@ _DOERS: dict[type[Any], Callable[[Node, Any], None]] = {
     effects.SpawnInstance: Node._spawn,
     effects.StartCall: Node._call,
     effects.CancelCall: Node._cancel,
+    effects.RecallCall: Node._recall,
     effects.AskToExit: Node._ask,
     effects.Terminate: Node._terminate,
     effects.KillTree: Node._kill,

@@ -95,10 +95,13 @@ class World:
         config: CoreConfig = CONFIG,
         checked: bool = False,
         deafness: float = 0.0,
+        ahead_max: int = 0,
     ) -> None:
         self.now_ns = 0
         self.random, self.weather, self.config, self.offset_ns = Random(seed), CALM, config, offset_ns
         self.checked, self.deafness = checked, deafness
+        self.ahead_max = ahead_max
+        """How many calls agents take for busy processes. If any, all functions are known to be short."""
         self.resources = {"cpu": 8000, "memory": 8 << 30} if resources is None else resources
         self.history = History()
         self.functions = {declared.function_number: declared for declared in functions}
@@ -217,9 +220,18 @@ class World:
                 link = next((link for link in self.links if link.peer == effect.peer), None)
                 if link is not None and not link.is_cut:
                     self._transmit(link, effect.message, is_up=False)
+        if self.ahead_max and isinstance(event, PeerMessage) and isinstance(event.message, wire.DeclareFunction):
+            self._measure_all(self.core)
         if self.checked:
             invariants.check(self.core.cluster)
         self.after_turn(self)
+
+    @staticmethod
+    def _measure_all(core: SchedulerCore) -> None:
+        for session in core.cluster.sessions.values():
+            for function in session.functions.values():
+                while not function.run_times.is_measured:
+                    function.run_times.add(MILLISECOND)
 
     # ------------------------------------------------------------ the channel
 
@@ -352,6 +364,8 @@ class World:
         elif isinstance(message, wire.Dispatch):
             caller = Work.decode(bytes(message.arguments)).caller if isinstance(message.arguments, bytes) else ""
             self.history.add(self.now_ns, "dispatch", message.instance_id, message.attempt, caller)
+            if message.is_ahead:
+                self.history.add(self.now_ns, "ahead", message.instance_id, message.attempt)
 
     def _note_order(self, order: wire.StopInstance) -> None:
         """An order to stop: has the node ever reported to this scheduler, is the instance idle, does anybody wait?
