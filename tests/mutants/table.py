@@ -4,6 +4,7 @@ A mutant is a list of edits; an edit replaces one text, which has to occur exact
 a mutant that no longer fits the source fails as such, instead of passing for one that is noticed.
 """
 
+from mutants.calls_ahead import AHEAD
 from mutants.detached_calls import DETACHED
 from mutants.many_nodes import NODES
 from mutants.mutant import Edit, Mutant
@@ -447,6 +448,7 @@ MUTANTS: dict[str, Mutant] = {
     **_NOTICES,
     **_RESTARTS,
     **_TIMING,
+    **AHEAD,
     **DETACHED,
     **NODES,
 }

@@ -117,7 +117,7 @@ def test_only_the_runner_knows_what_can_be_given_back() -> None:
     driver.feed(events.RunnerRecalled(1, 12))
     assert refused(driver) == [(12, wire.RECALLED)]
     driver.result(10)
-    driver.feed(events.RunnerStarted(1, 11, False))
+    driver.feed(events.RunnerStarted(1, 11, True))
     driver.feed(events.RunnerRecalled(1, 11))
     assert not driver.out, "it has begun: that is no word of an honest runner"
     driver.result(11)
