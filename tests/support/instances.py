@@ -75,6 +75,11 @@ class Answer:
     @property
     def result(self) -> frames.Result:
         last = self.received[-1]
+        if isinstance(last, frames.Done):
+            texts = ("", "", "", "")
+            return frames.Result(
+                last.attempt, frames.STATUS_OK, "", last.payload, 0, last.run_us, *texts, last.printed
+            )  # fmt: skip
         assert isinstance(last, frames.Result)
         return last
 
@@ -144,7 +149,15 @@ class Instance:
         """Send and receive what can be now; after the frames the output, as an agent must."""
         self.writer.flush()
         self.control.flush()
-        self.frames += self.reader.receive()
+        for frame in self.reader.receive():
+            self.frames.append(frame)
+            if isinstance(frame, frames.Done | frames.Result) and frame.printed:
+                self._read_output()
+                self.writer.queue(frames.Drained())
+        self._read_output()
+        self.writer.flush()
+
+    def _read_output(self) -> None:
         for descriptor in self.output:
             with contextlib.suppress(BlockingIOError):
                 while data := os.read(descriptor, 1 << 16):
@@ -167,10 +180,10 @@ class Instance:
         self.writer.queue(frames.Load(version, codec or self.pickles.codec, alias or name, body))
         return version
 
-    def start(self, version: bytes, arguments: frames.Payload) -> int:
+    def start(self, version: bytes, arguments: frames.Payload, flags: int = 0) -> int:
         """Send a call; returns its attempt."""
         attempt = next(self._attempts)
-        self.writer.queue(frames.Call(attempt, version, 0, arguments))
+        self.writer.queue(frames.Call(attempt, version, flags, arguments))
         self.pump()
         return attempt
 
@@ -184,7 +197,7 @@ class Instance:
 
     def answer(self, attempt: int) -> Answer:
         """Wait for the result of an attempt and take its frames."""
-        self.wait(lambda: any(isinstance(f, frames.Result) and f.attempt == attempt for f in self.frames))
+        self.wait(lambda: any(isinstance(f, frames.Done | frames.Result) and f.attempt == attempt for f in self.frames))
         mine = [frame for frame in self.frames if getattr(frame, "attempt", None) == attempt]
         self.frames = [frame for frame in self.frames if frame not in mine]
         return Answer(mine, self.spool)

@@ -6,6 +6,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
+from keepwarm_worker.processes import FrameReader
 from keepwarm_worker.runner import frames
 from support.instances import NO_ARGUMENTS, OWN_FRAMES, Start, interpreter, load_as_client, start_instance
 
@@ -41,8 +42,12 @@ def test_a_call_is_answered_in_order(start: Start) -> None:
     assert [type(frame) for frame in first.received] == [frames.Started, frames.SetupDone, frames.Result]
     assert first.received[0] == frames.Started(1, True)
     second = instance.answer(instance.start(version, arguments))
-    assert second.received == [frames.Started(2, False), second.result]
-    assert second.result.codec == "pickle"
+    (started, done) = second.received
+    assert started == frames.Started(2, False)
+    assert type(done) is frames.Done
+    third = instance.answer(instance.start(version, arguments, frames.QUIET))
+    assert [type(frame) for frame in third.received] == [frames.Done]
+    assert instance.process.board.read()[0] == 3
 
 
 def test_calls_may_be_sent_ahead(start: Start) -> None:
@@ -265,3 +270,33 @@ def test_loading_the_same_version_again_keeps_it(start_own: Start) -> None:
     for _ in range(2):
         version = instance.load("with_setup")
         assert instance.answer(instance.start(version, arguments)).value() == (1, 0)
+
+
+# ---------------------------------------------------------------- asked back
+
+
+def test_a_call_in_the_pipe_is_given_back_while_another_runs(start: Start) -> None:
+    """Under every Python: the helper thread answers at once, and the main thread skips the call when it gets there."""
+    instance = start()
+    adding = instance.load("add")
+    assert instance.answer(instance.start(adding, pickle.dumps(((1,), {})))).value() == 1
+    version = instance.load("nap")
+    sleeping = instance.start(version, pickle.dumps(((0.5,), {})))
+    instance.started(sleeping)
+    attempts = [instance.start(adding, pickle.dumps(((number,), {})), frames.QUIET) for number in range(4)]
+    instance.control.queue(frames.Recall(attempts[1]))
+    instance.control.queue(frames.Recall(attempts[1]))
+    instance.control.queue(frames.Recall(attempts[3]))
+    given_back = FrameReader(instance.process.control)
+    answers: list[frames.Frame] = []
+
+    def is_answered() -> bool:
+        answers.extend(given_back.receive())
+        return len(answers) == 2
+
+    instance.wait(is_answered)
+    assert answers == [frames.Recalled(attempts[1]), frames.Recalled(attempts[3])]
+    assert not any(isinstance(frame, frames.Done | frames.Result) for frame in instance.frames)
+    assert instance.answer(sleeping).result.status == frames.STATUS_OK
+    assert [instance.answer(attempts[number]).value() for number in (0, 2)] == [0, 2]
+    instance.still_works()

@@ -166,7 +166,8 @@ def test_surroundings_are_clean(start: Start, monkeypatch: pytest.MonkeyPatch) -
     assert seen["variables"]["MODE"] == "fast"
     assert seen["variables"]["KEEPWARM_INSTANCE"] == instance.process.marker
     assert not {"AGENT_SECRET", "PYTHONPATH"} & set(seen["variables"])
-    assert len(seen["descriptors"]) == 6  # three standard ones, two sockets, the listing itself
+    # Three standard ones, two sockets, the board, the ends of the outputs once more, the listing itself.
+    assert len(seen["descriptors"]) == 9
     assert len(seen["child_descriptors"]) == 4
     assert seen["argv"] == [""]
 
