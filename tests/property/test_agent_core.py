@@ -39,12 +39,15 @@ class AgentMachine(RuleBasedStateMachine):
         self.delayed: list[wire.Message] = []
         self.alive: dict[int, int] = {}
         """Instances with a process, and the attempt that their runner was given last (0: answered)."""
+        self.waiting: dict[int, list[int]] = {}
+        """What their runners were given to run after that."""
         self.spawned: Counter[int] = Counter()
         self.ended: Counter[int] = Counter()
         self.running_on: dict[int, int] = {}
         self.settled: dict[int, str] = {}
         self.output: Counter[int] = Counter()
         self.final: set[int] = set()
+        self.ahead: set[int] = set()
         self.began: set[int] = set()
         self.large: set[int] = set()
         self.builds: list[str] = []
@@ -69,9 +72,13 @@ class AgentMachine(RuleBasedStateMachine):
                 self.alive[effect.instance_id] = 0
             case effects.StartCall():
                 assert self.running_on.get(effect.attempt, effect.instance_id) == effect.instance_id
-                assert self.alive[effect.instance_id] == 0, "the runner still has a call"
+                assert effect.attempt not in self.running_on, "an attempt was given to a runner twice"
                 self.running_on[effect.attempt] = effect.instance_id
-                self.alive[effect.instance_id] = effect.attempt
+                if self.alive[effect.instance_id]:
+                    assert effect.attempt in self.ahead, "the runner still has a call"
+                    self.waiting.setdefault(effect.instance_id, []).append(effect.attempt)
+                else:
+                    self.alive[effect.instance_id] = effect.attempt
             case effects.RunBuild():
                 assert effect.environment_id not in self.builds
                 self.builds.append(effect.environment_id)
@@ -236,6 +243,44 @@ class AgentMachine(RuleBasedStateMachine):
         )
         self.command_out(command, fate)
 
+    @rule(count=st.integers(1, 3), version=st.sampled_from(VERSIONS), fate=FATES)
+    def dispatch_ahead(self, count: int, version: bytes, fate: str) -> None:
+        """Calls for an instance that is busy."""
+        busy = [each for each in self.core.state.instances.values() if each.state is InstanceState.BUSY]
+        for instance in busy[:1] * count:
+            attempt = self.new_token()
+            self.ahead.add(attempt)
+            command = wire.Dispatch(
+                self.number(),
+                instance.instance_id,
+                attempt,
+                b"s" * 16,
+                attempt,
+                version,
+                0,
+                500_000,
+                500_000,
+                b"",
+                True,
+            )
+            self.command_out(command, fate)
+
+    @rule(data=st.data(), fate=FATES)
+    def ask_back(self, data: st.DataObject, fate: str) -> None:
+        """Some of everything, whether it can be given back or not."""
+        attempts = list(self.core.state.attempts)
+        if attempts:
+            some = data.draw(st.lists(st.sampled_from(attempts), max_size=4))
+            self.command_out(wire.RecallAttempts(self.number(), tuple(some)), fate)
+
+    @precondition(lambda self: any(self.waiting.values()))
+    @rule(data=st.data())
+    def runner_gives_back(self, data: st.DataObject) -> None:
+        instance_id = data.draw(st.sampled_from([each for each, waiting in self.waiting.items() if waiting]))
+        attempt = data.draw(st.sampled_from(self.waiting[instance_id]))
+        self.waiting[instance_id].remove(attempt)
+        self.feed(events.RunnerRecalled(instance_id, attempt))
+
     @rule(data=st.data())
     def dispatch_again(self, data: st.DataObject) -> None:
         """The scheduler was not sure: a known attempt once more, under a new command."""
@@ -321,7 +366,8 @@ class AgentMachine(RuleBasedStateMachine):
         elif what == "set up":
             self.feed(events.RunnerSetupDone(instance_id, attempt))
         else:
-            self.alive[instance_id] = 0
+            waiting = self.waiting.get(instance_id)
+            self.alive[instance_id] = waiting.pop(0) if waiting else 0
             result = events.SpooledResult(1_000_000) if what == "large" else b"result"
             if what == "large":
                 self.large.add(attempt)
@@ -357,6 +403,7 @@ class AgentMachine(RuleBasedStateMachine):
         if how in ("missing", "problem") and state is not InstanceState.STARTING:
             return
         del self.alive[instance_id]
+        self.waiting.pop(instance_id, None)
         if how == "missing":
             self.spawned[instance_id] -= 1
             self.feed(events.EnvironmentMissing(instance_id))
@@ -408,6 +455,7 @@ class AgentMachine(RuleBasedStateMachine):
         self.feed(events.StopRequested("the test is over"))
         for instance_id in list(self.alive):
             del self.alive[instance_id]
+            self.waiting.pop(instance_id, None)
             self.feed(events.ProcessExited(instance_id, None, "SIGKILL", ""))
         assert self.core.state.exited
         assert not self.core.state.instances
