@@ -139,6 +139,9 @@ def end_instance(cluster: Cluster, instance: Instance, cause: str = "", message:
     _leave_state(instance)
     change(instance, INSTANCE, InstanceState.ENDED)
     cluster.leases.cancel(instance.instance_id)
+    if instance.is_recall_timed:
+        instance.is_recall_timed = False
+        cluster.cancel_timer("recall", instance.instance_id)
     for index in (cluster.instances, pool.instances, node.instances):
         index.pop(instance.instance_id, None)
     cluster.forget_unused(pool)

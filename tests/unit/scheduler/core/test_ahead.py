@@ -166,6 +166,19 @@ def test_what_is_asked_back_is_not_sent_there_again() -> None:
     assert len(driver.of(wire.Dispatch)) == 2
 
 
+def test_an_instance_that_ends_leaves_no_timer_behind() -> None:
+    """Another of the same number may be told of, by an agent that lies."""
+    driver = Driver()
+    client, agent = short(driver)
+    client.submit()
+    client.submit()
+    (instance,) = driver.instances
+    assert ("recall", instance.instance_id) in driver.cluster.timers
+    agent.die(instance.instance_id)
+    driver.settle()
+    assert ("recall", instance.instance_id) not in driver.cluster.timers
+
+
 def test_nothing_is_sent_behind_a_call_that_already_takes_long() -> None:
     driver = Driver()
     client, _ = short(driver, cpu=1000)
