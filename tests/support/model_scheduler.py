@@ -223,8 +223,8 @@ class ModelScheduler:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is held for any client."""
-        return not any(s.unanswered or s.outcomes or s.arriving or s.results for s in self.sessions.values())
+        """Whether nothing is held for any client. A transfer that its client gave up is the payload store's to forget."""
+        return not any(s.unanswered or s.outcomes or s.results for s in self.sessions.values())
 
 
 _HANDLERS: dict[type, Callable[..., list[Message]]] = {

@@ -171,7 +171,7 @@ def attempt_done(cluster: Cluster, node: Node, message: AttemptDone) -> None:
     elif is_given_up:
         cluster.settle(node, message.attempt)
     else:
-        if attempt.run_times is not None:
+        if has_run and attempt.run_times is not None:
             attempt.run_times.add(message.run_us * 1_000)
         _end_call(cluster, node, call, attempt, message)
     if has_run:
