@@ -160,7 +160,7 @@ def test_a_scheduler_on_a_full_disk_goes_on(measured: Measured) -> None:
 
 
 def test_a_scheduler_without_any_room_waits_for_it(measured: Measured) -> None:
-    """Its reserve is gone too: it stands still instead of ending again and again, and goes on once there is room."""
+    """Its reserve is gone too: it waits instead of ending again and again, and goes on once there is room."""
     with (
         host_cluster(
             agents=2, late="agent1", prepare=lambda cluster: cluster.scheduler_host.use_small_disk(DISK_BYTES)
@@ -172,12 +172,12 @@ def test_a_scheduler_without_any_room_waits_for_it(measured: Measured) -> None:
         (cluster.scheduler_host.home / "cluster" / "scheduler" / "ballast").unlink()
         with cluster.struck("disk full", cluster.scheduler_host, lambda: fill_disk(cluster.scheduler_host)):
             cluster.start_agent(cluster.agent_hosts[1])
-            until(lambda: says(cluster.scheduler, "stands still until there is some"))
+            until(lambda: says(cluster.scheduler, "waits until there is some"))
         back_ns = time.time_ns()
         cluster.wait_for_agent(cluster.agent_hosts[1])
         joined_s = (time.time_ns() - back_ns) / SECOND
         cluster.end_calling()
         assert cluster.ends == [], cluster.hosts.said()
         assert cluster.check().reruns() == []
-        said = "it stands still until there is room, then goes on, as a node that joins"
+        said = "what must be written waits until there is room, then it goes on, as a node that joins"
         measured(Recovery(KIND, "disk of the scheduler full, its reserve used up", said, joined_s, 5.0))
