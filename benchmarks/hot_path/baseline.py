@@ -19,12 +19,14 @@ from benchmarks.hot_path.tiers import TIERS
 __all__ = ["ALLOWED", "CASES", "FILE", "PAIRS", "check", "limits", "read", "verdict", "write"]
 
 FILE = Path(__file__).resolve().parents[1] / "baseline.json"
-ALLOWED = 1.15
+ALLOWED = {"round_trip": 1.4, "in_flight": 1.15, "kilobyte": 1.15}
+"""So many times the baseline passes. A round trip is mostly the waking of processors, in which machines differ."""
+
 PAIRS = 9
-CASES = ("round_trip", "in_flight", "kilobyte")
+CASES = tuple(ALLOWED)
 WORKLOAD, TIER = "cheapest", "baseline"
 TIER_SIZES = TIERS[TIER]
-GROWTH_MIB_MAX = 12.0
+GROWTH_MIB_MAX = 8.0
 """What all processes together may gain over the tier's calls, after a warm-up with as many."""
 
 
@@ -48,7 +50,7 @@ def write(medians: Mapping[str, float], file: Path = FILE) -> None:
 
 def limits(baseline: Mapping[str, float]) -> dict[str, float]:
     """The largest ratios that pass."""
-    return {case: ALLOWED * baseline[case] for case in CASES}
+    return {case: ALLOWED[case] * baseline[case] for case in CASES}
 
 
 def verdict(ratios: Sequence[float], limit: float, pairs: int = PAIRS) -> bool | None:

@@ -51,7 +51,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 @pytest.mark.timeout(LIMIT_S + 60)
 def test_a_call_costs_no_more_than_the_baseline_says() -> None:
-    """Fifteen percent more are allowed, for each of three workloads."""
+    """Fifteen percent more are allowed, and forty for a single round trip, which is mostly the waking of processors."""
     known = json.loads((ROOT / "benchmarks" / "baseline.json").read_text(encoding="utf-8"))
     if f"{sys.version_info.major}.{sys.version_info.minor}" not in known:
         pytest.skip("no baseline for this version of Python, and that of another says nothing of it")

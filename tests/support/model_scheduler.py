@@ -223,7 +223,7 @@ class ModelScheduler:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is held for any client. A transfer that its client gave up is the payload store's to forget."""
+        """Whether nothing is held for any client. A transfer that was given up is the payload store's to forget."""
         return not any(s.unanswered or s.outcomes or s.results for s in self.sessions.values())
 
 

@@ -34,8 +34,8 @@ def test_an_early_verdict_is_that_of_the_median_of_all_pairs(ratios: Sequence[fl
     assert first is (sorted(ratios)[2] <= 1.5)
 
 
-def test_fifteen_percent_more_is_allowed() -> None:
-    assert baseline.limits(MEDIANS) == pytest.approx({"round_trip": 4.6, "in_flight": 3.45, "kilobyte": 2.3005635})
+def test_fifteen_percent_more_is_allowed_and_forty_for_a_round_trip() -> None:
+    assert baseline.limits(MEDIANS) == pytest.approx({"round_trip": 5.6, "in_flight": 3.45, "kilobyte": 2.3005635})
 
 
 def test_writing_renews_this_interpreters_entry_and_no_other(tmp_path: Path) -> None:
