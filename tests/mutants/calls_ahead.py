@@ -22,7 +22,7 @@ AHEAD: dict[str, Mutant] = {
     ),
     "the cpu is never given to another pool": one(
         _SCHEDULER + "ahead",
-        "        and (instance.busy_ns == cluster.now_ns or not _is_wanted(node, instance.pool))\n",
+        "        and (instance.busy_ns == cluster.now_ns or not _is_wanted(cluster, node, instance.pool))\n",
         "",
         _UNIT + "another_pools_call",
     ),

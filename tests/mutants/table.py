@@ -69,16 +69,16 @@ _TERMS = {
     ),
     "calls that fail restart no term": _one(
         _CALLS,
-        "    _after_use(cluster, instance, attempt)\n    if call is not None and is_given_up",
-        "    if message.failure is None:\n        _after_use(cluster, instance, attempt)\n"
+        "    if has_run:\n        _after_use(cluster, instance, attempt)\n    if call is not None and is_given_up",
+        "    if has_run and message.failure is None:\n        _after_use(cluster, instance, attempt)\n"
         "    elif instance.state is InstanceState.IDLE:\n        hold_lease(cluster, instance)\n"
         "    if call is not None and is_given_up",
         _CONTRACT + "06_failed",
     ),
     "expiries come before messages": _one(
         _SCHEDULER + "machine",
-        "            self._message(event)\n        elif type(event) is Tick:",
-        "            self._expiries()\n            self._message(event)\n        elif type(event) is Tick:",
+        "            self._message(*event)\n        elif type(event) is Tick:",
+        "            self._expiries()\n            self._message(*event)\n        elif type(event) is Tick:",
         _CONTRACT + "01_a_call",
     ),
     "a lease reads a clock": _one(
