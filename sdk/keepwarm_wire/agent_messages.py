@@ -157,7 +157,10 @@ class AgentBeatReply(NamedTuple):
 
 
 class AgentBeat(NamedTuple):
-    """The agent's full state as of command ``as_of``: repairs whatever message was lost."""
+    """The agent's full state as of command ``as_of`` of the scheduler of ``epoch``: repairs whatever message was lost.
+
+    Commands are numbered anew in each epoch, so a beat for another one says nothing. An older agent leaves it at 0.
+    """
 
     beat_number: Count
     as_of: Count
@@ -166,6 +169,7 @@ class AgentBeat(NamedTuple):
     locks_under_way: Annotated[tuple[Digest, ...], Many]
     environments: Annotated[tuple[EnvironmentState, ...], Many]
     load: NodeLoad
+    epoch: Count = 0
 
 
 class LockMade(NamedTuple):

@@ -122,6 +122,7 @@ class ModelAgent:
                 tuple(self.locks),
                 tuple(wire.EnvironmentState(name, 1) for name in self.environments),
                 wire.NodeLoad(0, self.memory_free_bytes, 0),
+                self.epoch,
             )
         )
 

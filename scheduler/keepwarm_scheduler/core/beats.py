@@ -41,7 +41,7 @@ _INSTANCES_PER_NODE_MAX = 10_000
 
 def on_beat(cluster: Cluster, node: Node, beat: AgentBeat) -> None:
     """Full state from an agent: repair whatever differs."""
-    if beat.beat_number <= node.last_beat:
+    if beat.beat_number <= node.last_beat or beat.epoch not in (0, cluster.epoch):
         return
     if cluster.now_ns - node.beat_ns < cluster.config.beat_interval_ns // _BEATS_PER_INTERVAL_MAX:
         cluster.overstepped(node.peer, _BEAT_BLAME)

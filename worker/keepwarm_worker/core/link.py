@@ -102,6 +102,7 @@ def on_beat_due(state: AgentState, _: int = 0) -> None:
             tuple(state.locks),
             tuple(wire.EnvironmentState(name, size) for name, size in state.environments.items()),
             state.load,
+            link.epoch,
         )
     )
     state.timers.set(("beat", 0), state.now_ns + link.beat_interval_ns)

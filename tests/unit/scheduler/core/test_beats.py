@@ -28,6 +28,20 @@ def test_an_older_beat_is_ignored() -> None:
     assert len(driver.of(wire.AgentBeatReply)) == answers
 
 
+def test_an_overtaken_beat_for_the_scheduler_of_before_judges_nothing() -> None:
+    """Its commands were others: what has been sent since would seem to be missing, and be started and run once more."""
+    driver = Driver(epoch=2)
+    client, agent = warm(driver)
+    client.submit()
+    late = wire.AgentBeat(1 << 40, 1 << 40, (), (), (), (), wire.NodeLoad(0, 0, 0), 1)
+    driver.transmit(agent.peer, late)
+    driver.settle()
+    agent.complete()
+    assert client.status(2) == "succeeded"
+    assert len(driver.instances) == 1
+    assert len(agent.executed) == 2
+
+
 def test_a_beat_is_answered_with_the_highest_command() -> None:
     driver = Driver()
     _client, agent = warm(driver)
