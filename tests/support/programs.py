@@ -133,6 +133,14 @@ def lives(process_id: int) -> bool:
     return state not in "ZX"
 
 
+def _is_instance(process: psutil.Process) -> bool:
+    """Whether it carries an agent's mark; not if it has ended since it was found."""
+    try:
+        return "KEEPWARM_INSTANCE" in process.environ()
+    except psutil.NoSuchProcess:
+        return False
+
+
 def roles(home: Path) -> dict[str, list[int]]:
     """The processes of a cluster by what they are: scheduler, agent, instance, guardian, other."""
     found: dict[str, list[int]] = {}
@@ -143,7 +151,7 @@ def roles(home: Path) -> dict[str, list[int]]:
             role = "scheduler"
         elif "keepwarm_worker" in words:
             role = "guardian" if process.name() == "keepwarm-guard" else "agent"
-        elif "KEEPWARM_INSTANCE" in process.environ():
+        elif _is_instance(process):
             role = "instance"
         found.setdefault(role, []).append(process.pid)
     return found
