@@ -3,6 +3,7 @@
 What a test asks of the cluster goes through the command line (``keepwarm status --json``), as an operator's does.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psutil
 
 from support.homes import HOME_VARIABLE, processes_of
 from support.waiting import until
@@ -133,27 +136,21 @@ def lives(process_id: int) -> bool:
     return state not in "ZX"
 
 
-def _is_instance(process: psutil.Process) -> bool:
-    """Whether it carries an agent's mark; not if it has ended since it was found."""
-    try:
-        return "KEEPWARM_INSTANCE" in process.environ()
-    except psutil.NoSuchProcess:
-        return False
+def _role(process: psutil.Process) -> str:
+    words = process.cmdline()
+    if "keepwarm_scheduler" in words:
+        return "scheduler"
+    if "keepwarm_worker" in words:
+        return "guardian" if process.name() == "keepwarm-guard" else "agent"
+    return "instance" if "KEEPWARM_INSTANCE" in process.environ() else "other"
 
 
 def roles(home: Path) -> dict[str, list[int]]:
     """The processes of a cluster by what they are: scheduler, agent, instance, guardian, other."""
     found: dict[str, list[int]] = {}
     for process in processes_of(home):
-        words = process.cmdline()
-        role = "other"
-        if "keepwarm_scheduler" in words:
-            role = "scheduler"
-        elif "keepwarm_worker" in words:
-            role = "guardian" if process.name() == "keepwarm-guard" else "agent"
-        elif _is_instance(process):
-            role = "instance"
-        found.setdefault(role, []).append(process.pid)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since it was found
+            found.setdefault(_role(process), []).append(process.pid)
     return found
 
 
