@@ -119,7 +119,8 @@ def adopt_lock(cluster: Cluster, environment: Environment, platform: str, lock: 
     waiting, pools = list(environment.waiting), dict[bytes, Pool]()
     environment.waiting.clear()
     for call in waiting:
-        if call.state is CallState.QUEUED:
+        # One that was found running meanwhile and then placed again is listed twice.
+        if call.state is CallState.QUEUED and call.reason == "lock":
             cluster.cancel_timer("infeasible", call.key)
             pool = admit(cluster, call)
             if pool is not None:

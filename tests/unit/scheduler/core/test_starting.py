@@ -312,3 +312,19 @@ def test_undeclared_memory_is_booked_as_a_default() -> None:
     client.submit()
     assert driver.of(wire.StartInstance)[0].memory_bytes == driver.config.undeclared_memory_bytes
     assert options().memory_bytes == 256 << 20
+
+
+def test_a_call_that_is_listed_twice_for_a_lock_is_placed_once() -> None:
+    """It waited, was found running after a restart, and was placed again before the lock was made."""
+    driver = Driver()
+    agent, client = driver.agent(starts=False), driver.client()
+    client.declare(requirements=("requests",))
+    number = client.submit()
+    (environment,) = driver.cluster.environments.values()
+    environment.waiting.append(environment.waiting[0])
+    agent.finish_lock(next(iter(agent.locks)))
+    driver.settle()
+    agent.started()
+    agent.complete()
+    assert client.status(number) == "succeeded"
+    assert len(agent.executed) == 1
