@@ -251,8 +251,8 @@ class JournalWriter:
                 self._write(batch)
             except BaseException as error:  # whatever it is, the loop raises it
                 self._error = error
+            self._done.set()  # before the loop may begin another batch, which clears it
             self.is_done = True
-            self._done.set()
             self._wake()
 
     def _write(self, batch: Batch) -> None:
