@@ -219,7 +219,10 @@ _SPECIAL_TERMS_AND_PRESSURE = {
 
 _MESSAGES = {
     "an old beat counts": _one(
-        _BEATS, "if beat.beat_number <= node.last_beat:", "if beat.beat_number < 0:", _UNIT + "beats.py::test_an_older"
+        _BEATS, "if beat.beat_number <= node.last_beat or ", "if ", _UNIT + "beats.py::test_an_older"
+    ),
+    "a beat for the scheduler of before counts": _one(
+        _BEATS, " or beat.epoch not in (0, cluster.epoch):", ":", _UNIT + "beats.py::test_an_overtaken"
     ),
     "old commands are obeyed": _one(
         _LINK, "if number <= state.link.last_command:", "if number < 0:", _REPAIRS + "13_stale", _CORE_OF_AGENT
