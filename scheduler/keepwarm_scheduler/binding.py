@@ -3,6 +3,7 @@
 A socket on this machine is as safe as its directory; beyond this machine nothing is ever served without keys.
 """
 
+import logging
 import os
 import socket as sockets
 import stat
@@ -10,10 +11,17 @@ from pathlib import Path
 
 import zmq
 
+from keepwarm_scheduler.direct_connections import DirectConnections
 from keepwarm_wire.addresses import is_remote
 from keepwarm_wire.codec import FRAME_BYTES_MAX
+from keepwarm_wire.streams import direct_path
 
-__all__ = ["BindError", "bind", "new_socket", "require_private_directory", "socket_path"]
+__all__ = ["BindError", "bind", "listen_directly", "new_socket", "require_private_directory", "socket_path"]
+
+log = logging.getLogger("keepwarm.scheduler")
+
+_PATH_BYTES_MAX = 107
+"""Of a Unix socket, as the kernel allows."""
 
 _KEEP_ALIVE_S = 20
 _UNACKNOWLEDGED_MS = 60_000
@@ -55,6 +63,25 @@ def new_socket(context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[bytes]"
     ):
         socket.setsockopt(option, value)
     return socket
+
+
+def listen_directly(addresses: tuple[str, ...]) -> DirectConnections:
+    """Serve the direct socket beside each of these addresses, all of this machine. Raises ``BindError``.
+
+    Where its path would be too long there is none, and peers go through ZeroMQ.
+    """
+    paths = []
+    for address in addresses:
+        _require_free(socket_path(address))
+        paths.append(Path(direct_path(address)))
+        _require_free(paths[-1])
+    short = [path for path in paths if len(os.fsencode(path)) <= _PATH_BYTES_MAX]
+    if short != paths:
+        log.warning("the path of a socket is so long that none fits beside it: calls take longer")
+    try:
+        return DirectConnections(short)
+    except OSError as error:
+        raise BindError(f"Cannot serve {', '.join(map(str, short))}: {error}.") from error
 
 
 def bind(socket: "zmq.Socket[bytes]", addresses: tuple[str, ...], *, is_guarded: bool) -> None:

@@ -1,7 +1,8 @@
 """The scheduler process: one ROUTER socket, one loop, and a thread that waits for the disk.
 
 With keys every connection is CURVE, and what a peer may say follows from its key; without, only sockets on this
-machine are served, and their directory's permissions are the authentication.
+machine are served, and their directory's permissions are the authentication: ZeroMQ's, and one beside it to which
+peers write their frames themselves.
 
 A turn: wait until something arrives or the core's next deadline; take up to 256 frames; feed the core, a slice of each
 connection's messages before the tick; hand over what must be on disk, and what has to wait for that (``performing``
@@ -21,12 +22,20 @@ from pathlib import Path
 import zmq
 
 from keepwarm_scheduler.backups import BackupError
-from keepwarm_scheduler.binding import BindError, bind, new_socket, require_private_directory, socket_path
+from keepwarm_scheduler.binding import (
+    BindError,
+    bind,
+    listen_directly,
+    new_socket,
+    require_private_directory,
+    socket_path,
+)
 from keepwarm_scheduler.config import SchedulerConfig
 from keepwarm_scheduler.core.effects import Effect
 from keepwarm_scheduler.core.events import LOCAL, PeerLost, Principal, Tick
 from keepwarm_scheduler.core.machine import SchedulerCore
 from keepwarm_scheduler.departures import PROBE_DELAYS_S, Departures
+from keepwarm_scheduler.direct_connections import DirectConnections, PeerFullError, PeerGoneError
 from keepwarm_scheduler.intake import Intake, Taken
 from keepwarm_scheduler.journal import Journal, JournalError
 from keepwarm_scheduler.journal_writer import with_room
@@ -115,14 +124,17 @@ class Daemon:
         self._doorkeeper: Doorkeeper | None = None
         if config.keys is not None:
             self._doorkeeper = Doorkeeper(self._context, config.keys, opened, self._performer.save)
-        self._socket = self._bind(config.binds)
+        self._socket, self._direct = self._bind(config.binds)
         self._departures = Departures(self._socket)
         self._poller = zmq.Poller()
-        for source in (self._socket, self._departures.monitor, self._wake_read):
+        for source in (self._socket, self._direct.descriptor, self._departures.monitor, self._wake_read):
             self._poller.register(source, zmq.POLLIN)
         if self._doorkeeper is not None:
             self._poller.register(self._doorkeeper.gate, zmq.POLLIN)
         self._peers: dict[bytes, None] = {}
+        """Those that have come through ZeroMQ."""
+        self._departing: dict[bytes, None] = {}
+        """Those that are gone, but for what they have said and nobody has heard yet: their goodbye, perhaps."""
         self._outgoing: dict[bytes, list[Message]] = {}
         self._intake = Intake(self._on_bad_frame, self._on_overflow)
         self._unreadable: list[bytes] = []
@@ -135,12 +147,14 @@ class Daemon:
 
     # ------------------------------------------------------------ sockets
 
-    def _bind(self, addresses: tuple[str, ...]) -> zmq.Socket[bytes]:
+    def _bind(self, addresses: tuple[str, ...]) -> tuple[zmq.Socket[bytes], DirectConnections]:
         socket = new_socket(self._context)
         if self._doorkeeper is not None:
             self._doorkeeper.guard(socket)
+        # The direct sockets first: who finds ZeroMQ's there can rely on them.
+        direct = listen_directly(addresses if self._doorkeeper is None else ())
         bind(socket, addresses, is_guarded=self._doorkeeper is not None)
-        return socket
+        return socket, direct
 
     # ------------------------------------------------------------ the loop
 
@@ -177,13 +191,13 @@ class Daemon:
             self._obey_signal()
         if self._doorkeeper is not None and self._doorkeeper.gate in ready:
             self._doorkeeper.serve_gate()
-        if self._socket in ready or self._intake.is_waiting:
+        if self._socket in ready or self._direct.descriptor in ready or self._is_input_waiting:
             self._receive()
         if self._departures.monitor in ready:
             self._departures.on_event()
-        gone = self._departures.due(self._peers)
-        if gone:
-            self._lose(gone)
+        self._departing.update(dict.fromkeys(self._departures.due(self._peers)))
+        if self._departing:
+            self._lose_departed()
         self._perform(self._core.handle(time.monotonic_ns(), Tick()))
         self._payloads.expire(time.monotonic_ns())
         if self._payloads.is_sending:
@@ -194,7 +208,7 @@ class Daemon:
         self._send()
 
     def _timeout_ms(self) -> int:
-        if self._payloads.is_sending or self._intake.is_waiting:
+        if self._payloads.is_sending or self._is_input_waiting or self._departing:
             return 0
         deadline_ns = self._core.next_deadline()
         probe_ns = self._departures.next_ns
@@ -205,10 +219,15 @@ class Daemon:
         # Rounded up: waking before the deadline would only mean waiting again.
         return min(_POLL_MAX_MS, max(0, -(-(deadline_ns - time.monotonic_ns()) // 1_000_000)))
 
+    @property
+    def _is_input_waiting(self) -> bool:
+        return self._intake.is_waiting or self._direct.is_waiting
+
     def _receive(self) -> None:
         core = self._core
         now_ns = time.monotonic_ns()
         effects: list[Effect] = []
+        self._departing.update(dict.fromkeys(self._direct.receive(self._take_direct)))
         for _ in range(_FRAMES_PER_TURN):
             try:
                 peer, principal, frames = self._receive_one(effects)
@@ -227,6 +246,9 @@ class Daemon:
             effects += core.handle(now_ns, PeerLost(peer))
         self._unreadable.clear()
         self._perform(effects)
+
+    def _take_direct(self, peer: bytes, frame: bytes) -> bool:
+        return self._intake.put(peer, LOCAL, [frame])
 
     def _for_the_core(self) -> Iterator[Taken]:
         """The messages of this turn that are the core's affair."""
@@ -352,22 +374,36 @@ class Daemon:
 
     def _send(self) -> None:
         """One frame per peer. A peer that is gone, or that does not read, gets nothing: it will repair that."""
-        lost: list[bytes] = []
+        direct = self._direct
         outgoing, self._outgoing = self._outgoing, {}
         for peer, messages in outgoing.items():
-            for frame in encode_frames(messages):
-                try:
-                    self._socket.send_multipart((peer, frame), zmq.NOBLOCK)
-                except zmq.Again:
-                    self._warn(f"peer {peer.hex()} does not read: {len(messages)} messages dropped")
-                    break
-                except zmq.ZMQError as error:
-                    if error.errno != errno.EHOSTUNREACH:
-                        raise
-                    lost.append(peer)
-                    break
-        if lost:
-            self._lose(lost)
+            try:
+                for frame in encode_frames(messages):
+                    if peer in direct:
+                        direct.send(peer, frame)
+                    else:
+                        self._send_by_router(peer, frame)
+            except PeerFullError:
+                self._warn(f"peer {peer.hex()} does not read: {len(messages)} messages dropped")
+            except PeerGoneError:
+                self._departing[peer] = None
+
+    def _send_by_router(self, peer: bytes, frame: bytes) -> None:
+        try:
+            self._socket.send_multipart((peer, frame), zmq.NOBLOCK)
+        except zmq.Again:
+            raise PeerFullError from None
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            raise PeerGoneError from None
+
+    def _lose_departed(self) -> None:
+        """Those who are gone, and of whom nothing is left to be heard, are lost."""
+        lost = [peer for peer in self._departing if not self._intake.holds(peer)]
+        for peer in lost:
+            del self._departing[peer]
+        self._lose(lost)
 
     def _lose(self, peers: list[bytes]) -> None:
         for peer in peers:
@@ -375,8 +411,7 @@ class Daemon:
             self._performer.forget(peer)
             if self._doorkeeper is not None:
                 self._doorkeeper.forget(peer)
-            if peer in self._peers:
-                del self._peers[peer]
+            if self._peers.pop(peer, 0) is None or self._direct.drop(peer):
                 self._payloads.forget_peer(peer)
                 self._perform(self._core.handle(time.monotonic_ns(), PeerLost(peer)))
         self._send()
@@ -409,6 +444,7 @@ class Daemon:
         self._socket.setsockopt(zmq.LINGER, 500)
         self._departures.close()
         self._socket.close()
+        self._direct.close()
         if self._doorkeeper is not None:
             self._doorkeeper.close()
         self._context.term()
@@ -419,12 +455,15 @@ class Daemon:
     def _await_departures(self) -> None:
         """Let the others close first, for a moment. What a peer has not read when this side closes, it never reads."""
         end_s = time.monotonic() + _DEPARTURE_S
-        while self._peers and (left_s := end_s - time.monotonic()) > 0:
+        direct = self._direct
+        while (self._peers or direct) and (left_s := end_s - time.monotonic()) > 0:
             ready = dict(self._poller.poll(int(min(left_s, PROBE_DELAYS_S[0]) * 1000) + 1))
             if self._wake_number in ready:
                 self._wake_read.recv(4096)
             if self._socket in ready:
                 self._socket.recv_multipart(zmq.NOBLOCK)
+            for peer in direct.receive(lambda _peer, _frame: True):
+                direct.drop(peer)
             for peer in self._departures.gone(self._peers):
                 del self._peers[peer]
 

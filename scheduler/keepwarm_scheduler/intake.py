@@ -130,6 +130,10 @@ class Intake:
         """Whether there is something left for the next turn."""
         return bool(self._waiting)
 
+    def holds(self, peer: bytes) -> bool:
+        """Whether something that a connection has said is left for the next turn."""
+        return peer in self._waiting
+
     def put(self, peer: bytes, principal: Principal, frames: list[bytes]) -> bool:
         """A message of ZeroMQ has come: ``frames`` are its first two at most. False once no more is to be read now.
 

@@ -16,6 +16,7 @@ from collections import deque
 from typing import NamedTuple
 
 from keepwarm import local, logins
+from keepwarm.direct_transport import DirectTransport
 from keepwarm.errors import (
     ClusterStartError,
     ClusterUnreachable,
@@ -30,6 +31,8 @@ from keepwarm.session import Delivery, Session
 from keepwarm.session_calls import Call, CallState
 from keepwarm.transport import KEY_REFUSED, Arrivals, Transport
 from keepwarm.waking import Wakeup
+from keepwarm_wire.key_files import StoredKey
+from keepwarm_wire.streams import is_direct_offered
 
 __all__ = ["Connection", "Dropped", "Failed", "Patience", "not_let_in"]
 
@@ -106,7 +109,8 @@ class Connection:
         self._patience = patience
         self._lock = lock
         self._wakeup = wakeup
-        self._transport: Transport | None = None
+        self._transport: Transport | DirectTransport | None = None
+        self._key: StoredKey | None = None
         self._is_connected = False
         self._trouble_since_ns: int | None = None
         self._warned = False
@@ -132,6 +136,8 @@ class Connection:
             if self._transport is None:
                 return  # the next turn connects anew
         self._last_turn_ns = now_ns
+        if not self._is_connected:
+            transport = self._suitable(transport)
         can_send = self._is_connected and not transport.is_congested
         with self._lock:
             self.roused = False
@@ -193,14 +199,34 @@ class Connection:
 
     # ------------------------------------------------------------ opening and closing
 
-    def _open(self) -> Transport:
-        address, key = local.find_or_start() if self.address is None else "", None
+    def _open(self) -> Transport | DirectTransport:
+        address, self._key = local.find_or_start() if self.address is None else "", None
         if self.address is not None:
             self._addresses = logins.parse(self.address)
-            address, key = self._addresses[0], logins.key_for(self._addresses)
+            address, self._key = self._addresses[0], logins.key_for(self._addresses)
         now_ns = time.monotonic_ns()
         self._restart_at_ns, self._look_at_ns = now_ns + RESTART_PAUSE_NS, now_ns + AGENT_LOOK_NS
-        self._transport = Transport(address, self._wakeup, key)
+        self._transport = self._made(address)
+        return self._transport
+
+    def _made(self, address: str) -> Transport | DirectTransport:
+        if self._is_direct(address):
+            return DirectTransport(address, self._wakeup)
+        return Transport(address, self._wakeup, self._key)
+
+    def _is_direct(self, address: str) -> bool:
+        return self._key is None and os.name == "posix" and is_direct_offered(address)
+
+    def _suitable(self, transport: Transport | DirectTransport) -> Transport | DirectTransport:
+        """The same, unless it was chosen before it could be known how this scheduler is to be talked to."""
+        if self._is_direct(transport.address) == isinstance(transport, DirectTransport):
+            return transport
+        return self._reconnect(transport, transport.address)
+
+    def _reconnect(self, transport: Transport | DirectTransport, address: str) -> Transport | DirectTransport:
+        """Drop a connection that is not there, and try to make one, maybe elsewhere."""
+        transport.close(linger_s=0)
+        self._transport = self._made(address)
         return self._transport
 
     def _drop(self) -> None:
@@ -284,7 +310,7 @@ class Connection:
         self._restart_at_ns = now_ns + (NEXT_ADDRESS_NS if len(self._addresses) > 1 else LONE_ADDRESS_NS)
         if self._transport is not None:
             self._addresses = (*self._addresses[1:], self._addresses[0])
-            self._transport.reconnect(self._addresses[0])
+            self._reconnect(self._transport, self._addresses[0])
 
     def _look_after_agent(self, now_ns: int) -> None:
         """The scheduler answers, but without an agent the calls would wait in vain: start a lost one again."""
@@ -308,7 +334,7 @@ class Connection:
             self._fail_all(error)
             return
         if self._transport is not None:
-            self._transport.reconnect(address)
+            self._reconnect(self._transport, address)
 
     def _fail_all(self, error: KeepwarmError) -> None:
         """End every call and begin a new session: the scheduler ends the old one once it is unheard."""

@@ -21,7 +21,7 @@ from keepwarm_wire.credentials import to_z85
 from keepwarm_wire.key_files import StoredKey
 from keepwarm_wire.messages import Message, PayloadChunk, Submit
 
-__all__ = ["KEY_REFUSED", "NOT_THE_SERVER", "Arrivals", "Transport"]
+__all__ = ["KEY_REFUSED", "NOT_THE_SERVER", "Arrivals", "Transport", "gathered"]
 
 FRAMES_PER_RECEIVE_MAX = 256
 HIGH_WATER_MESSAGES = 256
@@ -126,14 +126,6 @@ class Transport:
             dealer.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
             dealer.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
 
-    def reconnect(self, address: str) -> None:
-        """Drop the connection and connect anew at once, maybe elsewhere."""
-        self.address = address
-        self._handshakes_failed = 0
-        self._unsent.clear()
-        self._close_socket(linger_ms=0)
-        self._open_socket()
-
     @property
     def is_congested(self) -> bool:
         """Whether frames wait for the socket: the session keeps its chunks back meanwhile."""
@@ -142,7 +134,7 @@ class Transport:
     def send(self, messages: Sequence[Message]) -> None:
         """Send in order without waiting; what the socket does not take now is sent by later calls."""
         if messages:
-            self._unsent.extend(_frames(messages))
+            self._unsent.extend(gathered(messages))
         while self._unsent:
             frame = self._unsent[0]
             try:
@@ -212,8 +204,8 @@ class Transport:
         self._socket.close(linger_ms)
 
 
-def _frames(messages: Sequence[Message]) -> list[bytes]:
-    """Gather messages into frames: a chunk is a frame of its own, the others share frames up to a size."""
+def gathered(messages: Sequence[Message]) -> list[bytes]:
+    """Messages in frames: a chunk is a frame of its own, the others share frames up to a size."""
     frames: list[bytes] = []
     batch: list[Message] = []
     size = 0

@@ -18,6 +18,7 @@ from typing import Any
 
 from keepwarm_wire.key_files import StoredKey
 from keepwarm_wire.messages import AgentHello, Message
+from keepwarm_wire.streams import is_direct_offered
 from keepwarm_wire.version import PROTOCOL_MAX, PROTOCOL_MIN, SOFTWARE
 from keepwarm_worker import detection, gpus, processes
 from keepwarm_worker.config import AgentConfig
@@ -25,6 +26,7 @@ from keepwarm_worker.core import effects, events
 from keepwarm_worker.core.attempts import AHEAD_MAX
 from keepwarm_worker.core.machine import AgentCore
 from keepwarm_worker.core.state import CoreConfig
+from keepwarm_worker.direct_link import DirectLink
 from keepwarm_worker.environments.interpreters import Interpreter, discover
 from keepwarm_worker.environments.store import EnvironmentStore
 from keepwarm_worker.environments.uv import Uv
@@ -44,9 +46,6 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MEASURE_INTERVAL_NS = 900_000_000
 REOPEN_S = 15
 """How long after a refusal of its key an agent tries again."""
-
-UNCONNECTED_S = 10
-"""How long there may be no connection before another socket tries: longer than a handshake and two attempts take."""
 
 LOCAL_ALONE_NS = 30_000_000_000
 """How long the agent of a local cluster waits for a scheduler before it leaves; a client starts both together."""
@@ -107,9 +106,9 @@ class Daemon:
         self._host = Host(self._poller, self._emit, self._transfers, runner, home.spool, incarnation)
         uv = Uv(None, home.uv_cache)
         self._workshop = Workshop(store, uv, interpreters, platform, config.store_bytes, self._post)
-        self._link = SchedulerLink(config.scheduler, key)
-        self._reopen_ns: int | None = _in(UNCONNECTED_S)
-        self._watch_link()
+        self._address, self._key = config.scheduler, key
+        self._link = self._open_link()
+        self._reopen_ns: int | None = _in(self._link.retry_s)
         self._perform: dict[type[Any], Callable[[Any], None]] = {
             effects.SendMessage: lambda effect: self._outbox.append(effect.message),
             effects.RunLock: self._workshop.lock,
@@ -169,9 +168,13 @@ class Daemon:
         self._host.flush()
         self._send()
 
-    def _watch_link(self) -> None:
-        self._poller.add(self._link.descriptor, lambda _mask: None)
-        self._poller.add(self._link.monitor_descriptor, self._on_connection)
+    def _open_link(self) -> SchedulerLink | DirectLink:
+        if self._key is None and is_direct_offered(self._address):
+            return DirectLink(self._address, self._poller, self._on_connection)
+        link = SchedulerLink(self._address, self._key)
+        self._poller.add(link.descriptor, lambda _mask: None)
+        self._poller.add(link.monitor_descriptor, self._on_connection)
+        return link
 
     def _on_connection(self, _mask: int) -> None:
         change = self._link.changes()
@@ -181,18 +184,19 @@ class Daemon:
         if change.is_made:
             self._reopen_ns = None
         elif self._reopen_ns is None:
-            self._reopen_ns = _in(UNCONNECTED_S)
+            self._reopen_ns = _in(self._link.retry_s)
         if change.refusal:
             # What runs goes on: whoever runs the cluster may mend this, and outcomes are kept until then.
             _log.error("%s. Trying again in %d s; `keepwarm agent --join TOKEN` joins anew", change.refusal, REOPEN_S)
             self._reopen_ns = _in(REOPEN_S)
 
     def _reopen_link(self) -> None:
-        self._reopen_ns = _in(UNCONNECTED_S)
-        self._poller.remove(self._link.descriptor)
-        self._poller.remove(self._link.monitor_descriptor)
-        self._link.reopen()
-        self._watch_link()
+        if isinstance(self._link, SchedulerLink):
+            self._poller.remove(self._link.descriptor)
+            self._poller.remove(self._link.monitor_descriptor)
+        self._link.close(linger_ms=0)
+        self._link = self._open_link()
+        self._reopen_ns = _in(self._link.retry_s)
         self._on_connection(0)
 
     def _feed_core(self) -> None:
@@ -287,9 +291,9 @@ class Daemon:
             self._send()
 
 
-def _in(seconds: int) -> int:
+def _in(seconds: float) -> int:
     """The instant in so many seconds."""
-    return time.monotonic_ns() + seconds * 1_000_000_000
+    return time.monotonic_ns() + int(seconds * 1e9)
 
 
 def run(config: AgentConfig, incarnation: bytes) -> int:

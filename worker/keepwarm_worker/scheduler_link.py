@@ -16,7 +16,16 @@ from keepwarm_wire.credentials import to_z85
 from keepwarm_wire.key_files import StoredKey
 from keepwarm_wire.messages import Message, PayloadChunk
 
-__all__ = ["FRAMES_PER_TURN", "KEY_REFUSED", "NOT_THE_SERVER", "LinkChange", "SchedulerLink"]
+__all__ = [
+    "FRAMES_PER_TURN",
+    "KEY_REFUSED",
+    "LINGER_MS",
+    "NOT_THE_SERVER",
+    "QUEUE_FRAMES",
+    "LinkChange",
+    "SchedulerLink",
+    "frames_of",
+]
 
 FRAMES_PER_TURN = 256
 LINGER_MS = 500
@@ -56,12 +65,23 @@ class LinkChange(NamedTuple):
     is_made: bool = False
 
 
+def frames_of(messages: list[Message]) -> list[bytes]:
+    """The messages of one turn: together, but for pieces of payloads, which have a frame each."""
+    chunks = [message for message in messages if type(message) is PayloadChunk]
+    others = [message for message in messages if type(message) is not PayloadChunk] if chunks else messages
+    frames = encode_frames(others) if others else []
+    return frames + [encode_frame([chunk]) for chunk in chunks]
+
+
 class SchedulerLink:
     """A DEALER that connects, and connects again, to the scheduler's ROUTER.
 
     ZeroMQ does not try again with a key that was refused, or after a handshake that was damaged on its way, which it
-    does not even tell: ``reopen`` does. So whoever is without a connection for longer than it takes should reopen.
+    does not even tell. So whoever is without a connection for ``retry_s`` should try with another.
     """
+
+    retry_s = 10.0
+    """Longer than a handshake and two attempts take."""
 
     def __init__(self, address: str, key: StoredKey | None = None) -> None:
         self._address, self._key = address, key
@@ -127,12 +147,6 @@ class SchedulerLink:
                     self._handshakes_failed, refusal = 0, NOT_THE_SERVER
         return LinkChange(was_made, refusal, self._is_made)
 
-    def reopen(self) -> None:
-        """Begin anew with another socket. Both descriptors are other ones then."""
-        self._close_socket(0)
-        self._is_made = False
-        self._open()
-
     def has_input(self) -> bool:
         return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
@@ -157,18 +171,13 @@ class SchedulerLink:
     def send(self, messages: list[Message]) -> bool:
         """Send the messages of one turn: one frame, and one for each piece of a payload. False if any was dropped."""
         dropped_frames = self.dropped_frames
-        chunks = [message for message in messages if type(message) is PayloadChunk]
-        others = [message for message in messages if type(message) is not PayloadChunk] if chunks else messages
-        frames = encode_frames(others) if others else []
-        for frame in frames:
+        for frame in frames_of(messages):
             self._send(frame)
-        for chunk in chunks:
-            self._send(encode_frame([chunk]))
         return self.dropped_frames == dropped_frames
 
-    def close(self) -> None:
-        """Close; what is queued may still leave for half a second."""
-        self._close_socket(LINGER_MS)
+    def close(self, linger_ms: int = LINGER_MS) -> None:
+        """Close; what is queued may still leave for so long."""
+        self._close_socket(linger_ms)
         self._context.term()
 
     def _close_socket(self, linger_ms: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from keepwarm.errors import ClusterUnreachable
-from keepwarm.transport import FRAME_BYTES_AIM, Arrivals, Transport, _frames
+from keepwarm.transport import FRAME_BYTES_AIM, Arrivals, Transport, gathered
 from keepwarm.waking import Wakeup
 from keepwarm_wire import codec
 from keepwarm_wire.messages import Cancel, Goodbye, Message, PayloadChunk, Submit
@@ -136,13 +136,13 @@ def test_it_connects_again_by_itself(transport: Transport, bind: Bind) -> None:
 
 def test_chunks_have_frames_of_their_own_and_the_order_is_kept() -> None:
     messages: list[Message] = [Cancel(1), PayloadChunk(b"p" * 16, 0, b"x"), Cancel(2), Cancel(3)]
-    frames = _frames(messages)
+    frames = gathered(messages)
     assert [len(codec.decode_frame(frame)) for frame in frames] == [1, 1, 2]
     assert [message for frame in frames for message in codec.decode_frame(frame)] == messages
 
 
 def test_submits_are_gathered_into_frames_of_a_bounded_size() -> None:
     messages = [Submit(number, 1, 0, False, b"x" * 60_000) for number in range(1, 50)]
-    frames = _frames(messages)
+    frames = gathered(messages)
     assert [message for frame in frames for message in codec.decode_frame(frame)] == messages
     assert max(map(len, frames)) < FRAME_BYTES_AIM + 61_000
