@@ -1,6 +1,7 @@
 """What holds for every test: the tier (see ``support.tiers``), and markers that follow from a test's folder."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ INTEGRATION = Path(__file__).parent / "integration"
 
 TIER = tier_of(os.environ)
 load_profile(TIER)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it puts into the background so, and each process of a test would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -45,6 +45,7 @@ from keepwarm_scheduler.security.answering import ABOUT_KEYS, answer_without_key
 from keepwarm_scheduler.security.authorisation import refusal
 from keepwarm_scheduler.security.doorkeeper import Doorkeeper
 from keepwarm_scheduler.security.zap import LogBudget
+from keepwarm_scheduler.sources import Sources
 from keepwarm_wire.addresses import is_remote
 from keepwarm_wire.codec import ProtocolError, encode_frames
 from keepwarm_wire.messages import (
@@ -107,7 +108,6 @@ class Daemon:
         """By a signal, say; whatever has come of that so far."""
         self._wake_read, self._wake_write = sockets.socketpair()
         self._wake_number = self._wake_read.fileno()
-        """As which the poller returns it: it is no socket of ZeroMQ."""
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._journal = Journal(config.state)
@@ -126,11 +126,10 @@ class Daemon:
             self._doorkeeper = Doorkeeper(self._context, config.keys, opened, self._performer.save)
         self._socket, self._direct = self._bind(config.binds)
         self._departures = Departures(self._socket)
-        self._poller = zmq.Poller()
-        for source in (self._socket, self._direct.descriptor, self._departures.monitor, self._wake_read):
-            self._poller.register(source, zmq.POLLIN)
-        if self._doorkeeper is not None:
-            self._poller.register(self._doorkeeper.gate, zmq.POLLIN)
+        gates = () if self._doorkeeper is None else (self._doorkeeper.gate,)
+        self._sources = Sources(
+            (self._socket, self._departures.monitor, *gates), (self._direct.descriptor, self._wake_number)
+        )
         self._peers: dict[bytes, None] = {}
         """Those that have come through ZeroMQ."""
         self._departing: dict[bytes, None] = {}
@@ -184,22 +183,30 @@ class Daemon:
             # ZeroMQ cannot be told whom to read: whoever floods is made to wait by making everybody wait, a little.
             self._intake.is_flooded = False
             time.sleep(_PAUSE_S)
-        ready = dict(self._poller.poll(self._timeout_ms()))
+        ready = self._sources.wait(self._timeout_ms())
         if self._wake_number in ready:
             self._wake_read.recv(4096)
         if self._signal:
             self._obey_signal()
         if self._doorkeeper is not None and self._doorkeeper.gate in ready:
+            self._sources.used(self._doorkeeper.gate)
             self._doorkeeper.serve_gate()
         if self._socket in ready or self._direct.descriptor in ready or self._is_input_waiting:
-            self._receive()
+            self._receive(self._socket in ready)
+            self._send()  # before all that nobody waits for
         if self._departures.monitor in ready:
+            self._sources.used(self._departures.monitor)
             self._departures.on_event()
-        self._departing.update(dict.fromkeys(self._departures.due(self._peers)))
+        if self._departures.is_due:
+            self._sources.used(self._socket)
+            self._departing.update(dict.fromkeys(self._departures.due(self._peers)))
         if self._departing:
             self._lose_departed()
-        self._perform(self._core.handle(time.monotonic_ns(), Tick()))
-        self._payloads.expire(time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        deadline_ns = self._core.next_deadline()
+        if deadline_ns is not None and deadline_ns <= now_ns:
+            self._perform(self._core.handle(now_ns, Tick()))
+        self._payloads.expire(now_ns)
         if self._payloads.is_sending:
             for peer, chunk in self._payloads.send_some():
                 self._queue(peer, chunk)
@@ -223,12 +230,15 @@ class Daemon:
     def _is_input_waiting(self) -> bool:
         return self._intake.is_waiting or self._direct.is_waiting
 
-    def _receive(self) -> None:
+    def _receive(self, has_input: bool) -> None:
+        """Take in what has come, ``has_input`` telling whether some of that is at the ROUTER."""
         core = self._core
         now_ns = time.monotonic_ns()
         effects: list[Effect] = []
         self._departing.update(dict.fromkeys(self._direct.receive(self._take_direct)))
-        for _ in range(_FRAMES_PER_TURN):
+        if has_input:
+            self._sources.used(self._socket)
+        for _ in range(_FRAMES_PER_TURN if has_input else 0):
             try:
                 peer, principal, frames = self._receive_one(effects)
             except zmq.Again:
@@ -389,6 +399,7 @@ class Daemon:
                 self._departing[peer] = None
 
     def _send_by_router(self, peer: bytes, frame: bytes) -> None:
+        self._sources.used(self._socket)
         try:
             self._socket.send_multipart((peer, frame), zmq.NOBLOCK)
         except zmq.Again:
@@ -442,6 +453,7 @@ class Daemon:
         if self._performer.is_stopped:
             self._await_departures()
         self._socket.setsockopt(zmq.LINGER, 500)
+        self._sources.close()
         self._departures.close()
         self._socket.close()
         self._direct.close()
@@ -457,7 +469,8 @@ class Daemon:
         end_s = time.monotonic() + _DEPARTURE_S
         direct = self._direct
         while (self._peers or direct) and (left_s := end_s - time.monotonic()) > 0:
-            ready = dict(self._poller.poll(int(min(left_s, PROBE_DELAYS_S[0]) * 1000) + 1))
+            ready = self._sources.wait(int(min(left_s, PROBE_DELAYS_S[0]) * 1000) + 1)
+            self._sources.used(self._socket)
             if self._wake_number in ready:
                 self._wake_read.recv(4096)
             if self._socket in ready:

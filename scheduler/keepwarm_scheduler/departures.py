@@ -43,10 +43,13 @@ class Departures:
         """When to look again, on the monotonic clock; None if nothing has happened."""
         return int(self._probes_s[0] * 1e9) if self._probes_s else None
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to look."""
+        return bool(self._probes_s) and time.monotonic() >= self._probes_s[0]
+
     def due(self, peers: Iterable[bytes]) -> list[bytes]:
-        """Those of the peers that are gone, if it is time to look."""
-        if not self._probes_s or time.monotonic() < self._probes_s[0]:
-            return []
+        """Those of the peers that are gone, now that it is time to look."""
         self._probes_s.pop(0)
         return self.gone(peers)
 

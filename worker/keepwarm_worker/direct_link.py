@@ -37,6 +37,8 @@ class DirectLink:
         self._buffer = memoryview(bytearray(_READ_BYTES))
         self._socket: sockets.socket | None = None
         self._was_made = False
+        self._is_readable = False
+        """Whether the poller has said so since the last look."""
         made = sockets.socket(sockets.AF_UNIX)
         try:
             made.setblocking(False)
@@ -59,6 +61,9 @@ class DirectLink:
     def receive(self) -> list[Message]:
         """The messages that are here, of a bounded share of what came."""
         messages: list[Message] = []
+        if not self._is_readable:
+            return messages
+        self._is_readable = False
         for _ in range(_READS_PER_TURN):
             if self._socket is None:
                 break
@@ -110,6 +115,7 @@ class DirectLink:
 
     def _on_ready(self, mask: int) -> None:
         """Bytes that have come are read in the turn that follows; those that waited are sent now."""
+        self._is_readable |= bool(mask & READABLE)
         if mask & WRITABLE and self._socket is not None:
             self._unsent.write(self._socket.send)
             if not self._unsent:

@@ -250,6 +250,8 @@ class FrameReader:
                 self.closed = True
                 break
             received += self._decoder.feed(data)
+            if len(data) < _READ_BYTES:
+                break  # that was all, most likely
         return received
 
 

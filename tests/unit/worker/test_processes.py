@@ -78,12 +78,22 @@ def test_frames_pass_through_sockets(ends: tuple[socket.socket, socket.socket]) 
 def test_one_look_at_a_socket_is_bounded() -> None:
     """A chatty instance does not keep the agent from its other work."""
 
-    class Endless:
-        def recv(self, size: int) -> bytes:
-            return frames.encode(frames.Exit())
+    frame = frames.encode(frames.Exit())
 
-    reader = FrameReader(Endless())  # type: ignore[arg-type]
-    assert len(reader.receive()) == processes._READS_PER_TURN
+    class Endless:
+        reads = 0
+        left = b""
+
+        def recv(self, size: int) -> bytes:
+            self.reads += 1
+            stream = self.left + frame * (size // len(frame) + 1)
+            self.left = stream[size:]
+            return stream[:size]
+
+    endless = Endless()
+    received = FrameReader(endless).receive()  # type: ignore[arg-type]
+    assert endless.reads == processes._READS_PER_TURN
+    assert set(received) == {frames.Exit()}
 
 
 def test_a_reader_sees_what_came_before_the_end(ends: tuple[socket.socket, socket.socket]) -> None:
