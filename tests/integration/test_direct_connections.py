@@ -1,0 +1,146 @@
+"""The scheduler's direct socket, on a real process: last words, nonsense, half a frame, and where there is none."""
+
+import json
+import os
+import socket as sockets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from keepwarm_wire.codec import decode_frame, encode_frame
+from keepwarm_wire.messages import (
+    AdminHello,
+    ClientBeat,
+    ClientHello,
+    Goodbye,
+    Refused,
+    StatusReply,
+    StatusRequest,
+    Welcome,
+)
+from keepwarm_wire.streams import FrameSplitter, direct_path, framed
+from support.raw_peers import LocalScheduler
+from support.waiting import until
+
+MUCH = 20_000
+"""Messages that take the scheduler much longer than its slice for one connection."""
+
+
+@pytest.fixture
+def scheduler(home: Path) -> Iterator[LocalScheduler]:
+    started = LocalScheduler(home)
+    until(Path(direct_path(started.address)).exists)
+    yield started
+    started.stop()
+
+
+class DirectPeer:
+    """A plain socket that writes frames."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = sockets.socket(sockets.AF_UNIX)
+        self.socket.settimeout(10)
+        until(lambda: self.socket.connect_ex(direct_path(address)) == 0)
+        self._splitter = FrameSplitter()
+
+    def say(self, *messages: Any) -> None:
+        self.socket.sendall(framed(encode_frame(messages)))
+
+    def hear(self, kind: type[Any]) -> Any:
+        while data := self.socket.recv(1 << 16):
+            for frame in self._splitter.feed(data):
+                for message in decode_frame(frame):
+                    if type(message) is kind:
+                        return message
+        raise AssertionError(f"no {kind.__name__} came")
+
+    def clients(self) -> list[dict[str, Any]]:
+        self.say(AdminHello(1, 1, "test"), StatusRequest(1))
+        found: list[dict[str, Any]] = json.loads(self.hear(StatusReply).document)["clients"]
+        return found
+
+    def __enter__(self) -> "DirectPeer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+def test_a_goodbye_is_heard_however_much_was_said_before_it(scheduler: LocalScheduler) -> None:
+    """Who says a lot and leaves is not taken for one who vanished: its session would be kept for a while."""
+    with DirectPeer(scheduler.address) as admin, DirectPeer(scheduler.address) as talker:
+        talker.say(ClientHello(1, 1, "test", b"t" * 16, "talker", 0))
+        talker.hear(Welcome)
+        talker.say(*(ClientBeat(number, 0) for number in range(1, MUCH)))
+        talker.say(Goodbye("done"))
+        talker.socket.close()
+        until(lambda: admin.clients() == [], limit_s=10)
+
+
+def test_nor_through_zeromq(scheduler: LocalScheduler) -> None:
+    """Which tells of the end of a connection before all that came of it has been handled."""
+    with DirectPeer(scheduler.address) as admin:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        talker = context.socket(zmq.DEALER)
+        talker.connect(scheduler.address)
+        talker.send(encode_frame([ClientHello(1, 1, "test", b"z" * 16, "talker", 0)]))
+        assert any(type(message) is Welcome for message in decode_frame(talker.recv()))
+        talker.send(encode_frame([ClientBeat(number, 0) for number in range(1, MUCH)]))
+        talker.send(encode_frame([Goodbye("done")]))
+        talker.close(5_000)
+        context.term()
+        until(lambda: admin.clients() == [], limit_s=10)
+
+
+def test_who_vanishes_is_known_to_be_gone_at_once(scheduler: LocalScheduler) -> None:
+    with DirectPeer(scheduler.address) as admin:
+        with DirectPeer(scheduler.address) as client:
+            client.say(ClientHello(1, 1, "test", b"v" * 16, "brief", 0))
+            client.hear(Welcome)
+            assert [each["connected"] for each in admin.clients()] == [True]
+        until(lambda: [each["connected"] for each in admin.clients()] == [False], limit_s=5)
+
+
+def test_nonsense_is_refused_in_words_and_too_much_of_it_ends_the_connection(scheduler: LocalScheduler) -> None:
+    with DirectPeer(scheduler.address) as honest, DirectPeer(scheduler.address) as hostile:
+        hostile.socket.sendall(framed(b"\xc1"))
+        assert hostile.hear(Refused).code == "protocol"
+        hostile.socket.sendall(b"\xff" * 64)  # a frame of four gigabytes is on its way
+        assert hostile.socket.recv(1000) == b""
+        assert honest.clients() == []
+
+
+def test_half_a_frame_keeps_nobody_waiting(scheduler: LocalScheduler) -> None:
+    with DirectPeer(scheduler.address) as slow, DirectPeer(scheduler.address) as other:
+        whole = framed(encode_frame([ClientHello(1, 1, "test", b"s" * 16, "slow", 0)]))
+        slow.socket.sendall(whole[:-3])
+        began_s = time.monotonic()
+        assert other.clients() == []
+        assert time.monotonic() - began_s < 5
+        slow.socket.sendall(whole[-3:])
+        assert slow.hear(Welcome).known is False
+
+
+def test_hundreds_of_silent_connections_cost_the_others_nothing(scheduler: LocalScheduler) -> None:
+    with DirectPeer(scheduler.address) as honest:
+        silent = [DirectPeer(scheduler.address) for _ in range(300)]
+        assert honest.clients() == []
+        for each in silent:
+            each.socket.close()
+        assert honest.clients() == []
+
+
+def test_with_keys_there_is_no_direct_socket(home: Path) -> None:
+    """Its permissions are all that it has for authentication: with keys each connection has to prove one."""
+    environment = os.environ | {"KEEPWARM_HOME": str(home)}
+    subprocess.run([sys.executable, "-m", "keepwarm", "init"], check=True, capture_output=True, env=environment)
+    scheduler = LocalScheduler(home, "--keys", str(home / "cluster" / "keys"))
+    until(Path(scheduler.address.removeprefix("ipc://")).exists)
+    assert not Path(direct_path(scheduler.address)).exists()
+    scheduler.stop()
