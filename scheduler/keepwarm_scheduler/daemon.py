@@ -362,7 +362,6 @@ class Daemon:
             if type(payload) is not Reference:
                 return False
             if payload.payload_id in payloads:
-                payloads.claim(payload.payload_id)
                 return False
             if kind is AttemptDone and not self._core.wants_result(message):
                 return False  # settled long ago, and its bytes dropped: the agent has only to be told

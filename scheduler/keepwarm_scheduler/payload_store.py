@@ -31,7 +31,7 @@ __all__ = ["PayloadStore"]
 
 WINDOW_BYTES = 8 * CHUNK_BYTES_MAX
 UNCLAIMED_NS = 120_000_000_000
-"""What arrives and is then referred to by no message for so long was left by a peer that is gone."""
+"""What arrives and is then claimed for no call or function for so long was left by a peer that is gone."""
 
 SEND_BYTES_PER_TURN = 4 * CHUNK_BYTES_MAX
 """A fetch is served in slices of a turn, so that no payload delays a heartbeat."""
@@ -178,7 +178,7 @@ class PayloadStore:
         return PayloadStored(offer.payload_id)
 
     def claim(self, payload_id: bytes) -> None:
-        """A message refers to the payload: from now on it stays until it is dropped."""
+        """A call or function refers to the payload: from now on it stays until it is dropped."""
         self._unclaimed_ns.pop(payload_id, None)
 
     def keep(self, payload_id: bytes, size: int, sha256: bytes) -> tuple[Path, ...]:

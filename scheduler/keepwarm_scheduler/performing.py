@@ -26,6 +26,7 @@ from typing import Any
 
 from keepwarm_scheduler.core.effects import (
     RECORDS,
+    ClaimPayload,
     DropPayload,
     Effect,
     KeepPayload,
@@ -53,6 +54,7 @@ from keepwarm_wire.messages import (
 __all__ = ["ORDERED", "Performer"]
 
 _MESSAGES = frozenset({Send, SendStored, SendOutcome})
+_OF_SESSIONS = frozenset({ClaimPayload, DropPayload})
 ORDERED = frozenset({AgentBeatReply, CancelAttempt, Dispatch, Goodbye, MakeLock, StartInstance, StopInstance, Welcome})
 """Who is sent one of these is sent them in the order of the effects, whichever of them wait."""
 
@@ -90,7 +92,7 @@ class Performer:
         payloads, writer = self._payloads, self._writer
         records: list[Any] = []
         messages: list[Any] = []
-        dropped: list[bytes] = []
+        of_sessions: list[Any] = []
         files: list[Path] = []
         released: dict[bytes, None] = {}
         for effect in effects:
@@ -99,8 +101,8 @@ class Performer:
                 messages.append(effect)
             elif kind in RECORDS:
                 records.append(effect)
-            elif type(effect) is DropPayload:
-                dropped.append(effect.payload_id)
+            elif kind in _OF_SESSIONS:
+                of_sessions.append(effect)
             elif type(effect) is KeepPayload:
                 released.pop(effect.payload_id, None)
                 writer.keep(effect.payload_id)
@@ -110,8 +112,7 @@ class Performer:
             elif type(effect) is StopProcess:
                 log.info("stopping: %s", effect.reason)
                 self.is_stopped = True
-        for payload_id in dropped:  # last: what one session has done with, a detached call may begin to need
-            payloads.drop(payload_id)
+        self._claim_and_drop(of_sessions)  # last: what one session has done with, a detached call may begin to need
         if records or released or writer.is_busy:
             writer.hand_over(records, files, self._held(messages), released, ORDERED)
             if self.is_stopped:
@@ -119,6 +120,13 @@ class Performer:
         else:
             for effect in messages:
                 self._send(effect)
+
+    def _claim_and_drop(self, effects: list[ClaimPayload | DropPayload]) -> None:
+        for effect in effects:
+            if type(effect) is ClaimPayload:
+                self._payloads.claim(effect.payload_id)
+            else:
+                self._payloads.drop(effect.payload_id)
 
     def _held(self, messages: list[Any]) -> list[Held]:
         """Those messages that wait; the others are sent now. At the end all of them wait."""

@@ -260,6 +260,7 @@ def _hold(cluster: Cluster, node: Node, key: tuple[bytes, int], message: Attempt
         _give_up(cluster, node, message)
         return
     cluster.held[key] = (node, message)
+    cluster.claim(message.result)
     cluster.held_of[node.name] += 1
     cluster.timer("held", key, cluster.config.session_lost_ns)
 

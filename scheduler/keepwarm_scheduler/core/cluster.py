@@ -11,7 +11,7 @@ from keepwarm_scheduler.core.beat_pacing import BeatPace
 from keepwarm_scheduler.core.config import CoreConfig
 from keepwarm_scheduler.core.decisions import History
 from keepwarm_scheduler.core.detached_records import Book
-from keepwarm_scheduler.core.effects import DropPayload, Effect, Send
+from keepwarm_scheduler.core.effects import ClaimPayload, DropPayload, Effect, Send
 from keepwarm_scheduler.core.estimates import StartCosts
 from keepwarm_scheduler.core.state import Attempt, Call, Cordon, Environment, Instance, Node, Pool, Session
 from keepwarm_scheduler.core.wheel import TimingWheel
@@ -134,6 +134,14 @@ class Cluster:
         """Send to a session or node, if it is connected. Else the message is lost, and repaired as any lost one."""
         if to.peer:
             self.effects.append(Send(to.peer, message, after_sync))
+
+    def claim(self, payload: Payload) -> None:
+        """The bytes of a payload are needed until they are dropped.
+
+        Said where what refers to them is taken, and nowhere else: what is not taken is never dropped either.
+        """
+        if isinstance(payload, Reference):
+            self.effects.append(ClaimPayload(payload.payload_id))
 
     def drop(self, payload: Payload) -> None:
         """The bytes of a payload are needed no longer."""

@@ -1,9 +1,9 @@
 """What the scheduler wants done: the outputs of ``SchedulerCore.handle``. Frozen; performed by the daemon.
 
-The effects of a turn are performed in this order: ``KeepPayload`` and ``DropPayload``; everything that is saved or
-forgotten, in one transaction, on disk; then the messages that have to wait for that, in their order, and
-``ReleasePayload``. Messages that need not wait leave at once, also while earlier turns' are held, but for commands to a
-node, which stay in their order. What one turn waits for, every earlier turn has waited for.
+The effects of a turn are performed in this order: ``KeepPayload``, then ``ClaimPayload`` and ``DropPayload``; then
+everything that is saved or forgotten, in one transaction, on disk; then the messages that have to wait for that, in
+their order, and ``ReleasePayload``. Messages that need not wait leave at once, also while earlier turns' are held, but
+for commands to a node, which stay in their order. What one turn waits for, every earlier turn has waited for.
 """
 
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from keepwarm_wire.messages import DeclareFunction, DetachedOutcome, Dispatch, M
 
 __all__ = [
     "RECORDS",
+    "ClaimPayload",
     "DropPayload",
     "Effect",
     "ForgetCall",
@@ -225,6 +226,12 @@ class ReleasePayload(NamedTuple):
     payload_id: bytes
 
 
+class ClaimPayload(NamedTuple):
+    """A session needs these bytes until they are dropped. What is never claimed was left by a peer that is gone."""
+
+    payload_id: bytes
+
+
 class DropPayload(NamedTuple):
     """No call of a session needs these bytes any more."""
 
@@ -281,4 +288,6 @@ RECORDS: frozenset[type] = frozenset(
 )
 """The members of ``Saved``, for a look-up."""
 
-Effect = Saved | Send | SendStored | SendOutcome | KeepPayload | ReleasePayload | DropPayload | StopProcess
+Effect = (
+    Saved | Send | SendStored | SendOutcome | ClaimPayload | KeepPayload | ReleasePayload | DropPayload | StopProcess
+)

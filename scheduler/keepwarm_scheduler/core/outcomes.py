@@ -46,6 +46,7 @@ def record(
         forget(cluster, call)
     else:
         cluster.drop(arguments)
+        cluster.claim(result)
         cluster.send(call.session, call.outcome)
 
 

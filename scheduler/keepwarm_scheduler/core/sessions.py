@@ -207,6 +207,7 @@ def declare(cluster: Cluster, session: Session, message: DeclareFunction) -> Non
     # Nodes know a function's bytes by its version, which its client has made up: nobody's is another namespace's.
     digest = hashlib.sha256(session.principal.namespace.encode() + b"\0" + message.version).digest()
     session.functions[message.function_number] = Function(message._replace(version=digest), environment)
+    cluster.claim(message.body)
 
 
 def environment_of(cluster: Cluster, namespace: str, text: bytes, spec: Spec) -> Environment:
@@ -240,6 +241,7 @@ def submit_call(cluster: Cluster, session: Session, message: Submit) -> None:
         return
     call = Call(session, message.call_number, function, message.priority, message.arguments, cluster.now_ns)
     session.calls[call.number] = call
+    cluster.claim(message.arguments)
     set_timeouts(cluster, call, function.options.queue_timeout_us, function.options.overall_timeout_us)
     if message.resent or is_in_doubt(cluster, call):
         hold_back(cluster, call)

@@ -14,6 +14,7 @@ from typing import Any
 from keepwarm_scheduler.config import CoreConfig
 from keepwarm_scheduler.core.effects import (
     RECORDS,
+    ClaimPayload,
     DropPayload,
     Effect,
     ForgetCall,
@@ -311,6 +312,8 @@ class SchedulerHost:
                 self._queue(effect.peer, effect)
             elif type(effect) in RECORDS:
                 self._syncing.append(effect)
+            elif isinstance(effect, ClaimPayload):
+                self.shelf.claim(effect.payload_id)
             elif isinstance(effect, DropPayload):
                 dropped.append(effect.payload_id)
             elif isinstance(effect, KeepPayload):

@@ -2,7 +2,7 @@
 
 Clients hand theirs over in credited chunks. Agents, whose transfers are not simulated, take theirs and put results
 here directly. It is emptied when the scheduler starts, but for what its journal refers to: clients and agents hand over
-again what is unanswered. What no message refers to for too long was left by a peer that is gone, and is dropped.
+again what is unanswered. What is claimed for nothing for too long was left by a peer that is gone, and is dropped.
 """
 
 from collections.abc import Iterable
@@ -74,9 +74,14 @@ class Shelf:
         del self._kept[payload_id]
 
     def put(self, payload_id: bytes, data: bytes) -> None:
-        """An agent hands a result over."""
-        self._stored[payload_id] = data
-        self._unclaimed_ns[payload_id] = self._clock.now_ns
+        """An agent hands a result over. What is here already stays as it is, claimed or not."""
+        if payload_id not in self._stored:
+            self._stored[payload_id] = data
+            self._unclaimed_ns[payload_id] = self._clock.now_ns
+
+    def claim(self, payload_id: bytes) -> None:
+        """A call or function needs these bytes until they are dropped."""
+        self._unclaimed_ns.pop(payload_id, None)
 
     def drop(self, payload_id: bytes) -> None:
         """No call needs these bytes any more."""
@@ -110,7 +115,6 @@ class Shelf:
         if type(payload) is not Reference:
             return None
         if self.get(payload.payload_id) is not None:
-            self._unclaimed_ns.pop(payload.payload_id, None)
             return None
         return [_refusal(payload.payload_id)] if is_wanted else None
 

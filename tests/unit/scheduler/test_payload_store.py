@@ -194,7 +194,7 @@ def test_a_disk_that_cannot_be_written_refuses_and_does_not_fail(tmp_path: Path)
     store.close()
 
 
-def test_what_no_message_refers_to_is_dropped_after_a_while_and_what_one_does_stays(store: PayloadStore) -> None:
+def test_what_is_not_claimed_is_dropped_after_a_while_and_what_is_stays(store: PayloadStore) -> None:
     """A peer that dies between its upload and its message must not use up the quota for ever."""
     claimed, left, arriving = b"c" * 16, b"l" * 16, b"a" * 16
     put(store, payload_id=claimed)

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from keepwarm_scheduler import journal_writer
 from keepwarm_scheduler.core.effects import (
+    ClaimPayload,
     Effect,
     ForgetCall,
     KeepPayload,
@@ -23,7 +25,7 @@ from keepwarm_scheduler.core.effects import (
     SendStored,
     StopProcess,
 )
-from keepwarm_scheduler.payload_store import EVERYBODY, PayloadStore
+from keepwarm_scheduler.payload_store import EVERYBODY, UNCLAIMED_NS, PayloadStore
 from keepwarm_scheduler.performing import Performer
 from keepwarm_wire import messages as wire
 from keepwarm_wire.fields import FOREVER_US
@@ -202,6 +204,15 @@ def test_what_is_saved_in_words_is_on_disk_when_that_returns(turns: Turns) -> No
     turns.performer.save([SaveNode("n")])
     assert turns.journal.commits == 2
     assert [message for _, message in turns.sent] == [accepted(1).message]
+
+
+@pytest.mark.parametrize("is_claimed", [True, False])
+def test_what_is_claimed_does_not_expire(turns: Turns, is_claimed: bool) -> None:
+    turns.upload()
+    if is_claimed:
+        turns.perform(ClaimPayload(PAYLOAD.payload_id))
+    turns.payloads.expire(time.monotonic_ns() + UNCLAIMED_NS)
+    assert (PAYLOAD.payload_id in turns.payloads) is is_claimed
 
 
 def test_a_payload_goes_once_nothing_on_disk_refers_to_it(turns: Turns) -> None:

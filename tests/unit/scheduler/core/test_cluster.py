@@ -2,7 +2,7 @@
 
 from keepwarm_scheduler.config import CoreConfig
 from keepwarm_scheduler.core.cluster import Cluster
-from keepwarm_scheduler.core.effects import DropPayload, Send
+from keepwarm_scheduler.core.effects import ClaimPayload, DropPayload, Send
 from keepwarm_wire.identifiers import token
 from keepwarm_wire.messages import Final, Goodbye, Reference
 from support.scheduler_driver import Driver
@@ -32,11 +32,12 @@ def test_nothing_is_sent_to_who_is_not_connected() -> None:
     assert driver.cluster.effects == []
 
 
-def test_only_references_are_dropped() -> None:
+def test_only_references_are_claimed_and_dropped() -> None:
     cluster = Cluster(CoreConfig(), 1, b"c" * 16, 0)
-    cluster.drop(b"inline")
-    cluster.drop(Reference(b"r" * 16, 1, b"d" * 32))
-    assert cluster.effects == [DropPayload(b"r" * 16)]
+    for payload in (b"inline", Reference(b"r" * 16, 1, b"d" * 32)):
+        cluster.claim(payload)
+        cluster.drop(payload)
+    assert cluster.effects == [ClaimPayload(b"r" * 16), DropPayload(b"r" * 16)]
 
 
 def test_setting_a_timer_again_moves_it() -> None:

@@ -1,5 +1,6 @@
 """Detached calls come in: accepted once and for all, whatever is repeated and whoever leaves."""
 
+from keepwarm_scheduler.core.effects import ClaimPayload
 from keepwarm_scheduler.core.events import Principal
 from keepwarm_wire import messages as wire
 from keepwarm_wire.messages import RetryLimits, Status
@@ -42,6 +43,16 @@ def test_a_submit_that_is_repeated_makes_one_call(client: DetachedClient, agent:
     client.spawn(b"one")
     assert len(agent.executed) == 1
     assert client.show(call_id).attempts == 1
+
+
+def test_arguments_that_are_handed_over_for_a_known_key_are_not_claimed(
+    driver: DurableDriver, client: DetachedClient
+) -> None:
+    """The call that has the key has its own: these are nobody's, and are to expire."""
+    client.spawn(b"one", key="k", arguments=LARGE)
+    again = client.spawn(b"two", key="k", arguments=LARGE._replace(payload_id=b"q" * 16))
+    assert client.accepted(again) == wire.DetachedAccepted(again, b"one".ljust(16, b"."), True)
+    assert not driver.done(ClaimPayload)
 
 
 def test_a_submit_of_an_unknown_function_waits_for_its_declaration(driver: DurableDriver, agent: Agent) -> None:

@@ -1,5 +1,6 @@
 """How a call ends: once, with a report of where it ran and how long each phase took."""
 
+from keepwarm_scheduler.core.effects import ClaimPayload, DropPayload
 from keepwarm_scheduler.core.outcomes import record
 from keepwarm_wire import messages as wire
 from keepwarm_wire.messages import Status
@@ -15,6 +16,31 @@ def test_a_call_that_is_done_stays_as_it_is() -> None:
     record(driver.cluster, call, Status.FAILED, b"second", None, None)
     assert call.outcome.result == b"first"
     assert not driver.cluster.effects
+
+
+def test_a_large_result_is_claimed_until_its_client_has_it() -> None:
+    driver = Driver()
+    client, agent = warm(driver)
+    number = client.submit()
+    large = wire.Reference(b"r" * 16, 1 << 20, b"d" * 32)
+    agent.complete(result=large)
+    assert driver.done(ClaimPayload) == [ClaimPayload(large.payload_id)]
+    assert not driver.done(DropPayload)
+    client.acknowledge(number)
+    assert driver.done(DropPayload) == [DropPayload(large.payload_id)]
+
+
+def test_a_large_result_of_a_node_that_has_not_said_hello_is_nobodys() -> None:
+    """Its late words may come after the news of its end; the agent itself may never come back."""
+    driver = Driver()
+    client, agent = warm(driver)
+    client.submit()
+    agent.disconnect()
+    (attempt,) = agent.attempts
+    large = wire.Reference(b"r" * 16, 1 << 20, b"d" * 32)
+    late = wire.AttemptDone(attempt, client.session_id, 2, 1, 1, Status.SUCCEEDED, large, None, 0, 0, True)
+    driver.transmit(driver.new_peer(), late)
+    assert not driver.done(ClaimPayload)
 
 
 def test_a_warm_call_reports_no_build_and_no_start() -> None:

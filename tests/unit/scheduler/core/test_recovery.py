@@ -2,7 +2,7 @@
 
 import pytest
 
-from keepwarm_scheduler.core.effects import ForgetNode
+from keepwarm_scheduler.core.effects import ClaimPayload, DropPayload, ForgetNode
 from keepwarm_wire import messages as wire
 from support.scheduler_driver import Agent, Client, Driver, warm
 
@@ -145,6 +145,20 @@ def test_an_outcome_of_a_client_that_does_not_return_is_given_up() -> None:
     assert agent.held
     driver.advance(4)
     assert not agent.held
+
+
+def test_a_large_result_that_is_kept_for_a_client_is_claimed_until_it_is_given_up() -> None:
+    driver = Driver()
+    _client, agent, _call = running(driver)
+    large = wire.Reference(b"r" * 16, 1 << 20, b"d" * 32)
+    driver.lose(wire.AttemptDone)
+    agent.complete(result=large)
+    driver.clients.clear()
+    driver.restart()
+    agent.beats()
+    assert driver.done(ClaimPayload) == [ClaimPayload(large.payload_id)]
+    driver.advance(33)
+    assert driver.done(DropPayload) == [DropPayload(large.payload_id)]
 
 
 def test_an_outcome_that_was_given_up_is_settled_again_if_the_node_has_not_heard_of_it() -> None:

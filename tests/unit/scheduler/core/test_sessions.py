@@ -1,6 +1,6 @@
 """Clients: sessions over connections, declarations, credit, beats."""
 
-from keepwarm_scheduler.core.effects import DropPayload
+from keepwarm_scheduler.core.effects import ClaimPayload, DropPayload
 from keepwarm_scheduler.core.events import PeerLost
 from keepwarm_wire import messages as wire
 from support.scheduler_driver import Driver, warm
@@ -88,9 +88,33 @@ def test_payloads_are_dropped_when_nobody_needs_them() -> None:
     reference = wire.Reference(b"r" * 16, 1 << 20, b"d" * 32)
     client.say(wire.Submit(2, 1, 0, False, reference))
     assert agent.attempts
+    assert driver.done(ClaimPayload) == [ClaimPayload(b"r" * 16)]
     assert not driver.done(DropPayload)
     agent.complete()
     assert driver.done(DropPayload) == [DropPayload(b"r" * 16)]
+
+
+def test_what_is_not_taken_claims_no_payload() -> None:
+    """Nothing would ever drop it: it is to expire, unless its sender is taken at its word before."""
+    driver = Driver()
+    client = driver.client()
+    client.declare()
+    large = wire.Reference(b"r" * 16, 1 << 20, b"d" * 32)
+    client.say(wire.Submit(1, 2, 0, False, large))  # of a function whose declaration is lost
+    client.say(client.declared[1]._replace(body=large))  # a number that is in use
+    driver.transmit(driver.new_peer(), wire.Submit(1, 1, 0, False, large))  # from who has not said hello
+    assert not driver.done(ClaimPayload)
+
+
+def test_a_large_function_is_claimed_until_its_session_ends() -> None:
+    driver = Driver()
+    client = driver.client()
+    client.declare()
+    body = wire.Reference(b"b" * 16, 1 << 20, b"d" * 32)
+    client.say(client.declared[1]._replace(function_number=2, body=body))
+    assert driver.done(ClaimPayload) == [ClaimPayload(body.payload_id)]
+    client.say(wire.Goodbye("done"))
+    assert driver.done(DropPayload) == [DropPayload(body.payload_id)]
 
 
 def test_a_beat_names_what_never_arrived() -> None:
