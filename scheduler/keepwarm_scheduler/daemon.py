@@ -367,7 +367,9 @@ class Daemon:
                 return False  # settled long ago, and its bytes dropped: the agent has only to be told
             if kind is SubmitDetached and not self._core.wants_arguments(principal, message):
                 return False  # accepted long ago: the client has only to be told
-            answer = payloads.wanted(peer, PayloadCredit(payload.payload_id, 0, 0))
+            # No refusal: that would end an upload of these bytes which has begun since its sender said this.
+            answer = PayloadCredit(payload.payload_id, 0, 0)
+            self._intake.blame(peer, _REFUSED_BLAME)
         if answer is not None:
             self._queue(peer, answer)
             if type(answer) is PayloadRefused:

@@ -198,11 +198,14 @@ class Sending:
             if call.state is not CallState.HELD:
                 continue
             self._take_credit(call, 0)
-            call.state = CallState.UPLOADING
             call.payload_id = call.payload_id or self._new_payload_id()
             call.sha256 = call.sha256 or hashlib.sha256(call.arguments).digest()
-            upload: Upload[Call | Function] = Upload(call.payload_id, call.arguments, call.sha256, call)
-            self.outgoing += self._uploads.add(now_ns, upload)
+            self._upload_arguments(now_ns, call)
+
+    def _upload_arguments(self, now_ns: int, call: Call) -> None:
+        call.state = CallState.UPLOADING
+        upload: Upload[Call | Function] = Upload(call.payload_id, call.arguments, call.sha256, call)
+        self.outgoing += self._uploads.add(now_ns, upload)
 
     def _take_credit(self, call: Call, size: int) -> None:
         call.in_credit = True
@@ -241,10 +244,21 @@ class Sending:
     # ------------------------------------------------------------ messages about uploads
 
     def on_credit(self, now_ns: int, message: PayloadCredit) -> None:
-        """The window of an upload has moved."""
+        """The window of an upload has moved, or the scheduler wants bytes again that it had been given."""
         upload = self._uploads.get(message.payload_id)
         if upload is not None:
             upload.credit(now_ns, message.received, message.limit)
+        elif not message.limit:
+            self._hand_over_again(now_ns, message.payload_id)
+
+    def _hand_over_again(self, now_ns: int, payload_id: bytes) -> None:
+        for function in self.functions:
+            if function.payload_id == payload_id and function.is_stored:
+                function.is_stored = function.is_declared = False
+                self.want_body(function)
+        for call in self.numbered.values():
+            if call.payload_id == payload_id and call.state is CallState.SUBMITTED:
+                self._upload_arguments(now_ns, call)
 
     def on_stored(self, now_ns: int, message: PayloadStored) -> None:
         """An upload is complete: what waited for it goes on."""

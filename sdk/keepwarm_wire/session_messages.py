@@ -239,7 +239,10 @@ class PayloadOffer(NamedTuple):
 
 
 class PayloadCredit(NamedTuple):
-    """The receiver has everything below ``received`` and takes bytes up to ``limit``. Also asks for a payload."""
+    """The receiver has everything below ``received`` and takes bytes up to ``limit``. Also asks for a payload.
+
+    With a ``limit`` of 0 the scheduler says that a message refers to bytes which it has not, or not any more.
+    """
 
     payload_id: Id
     received: Count

@@ -27,7 +27,9 @@ from keepwarm_wire.messages import (
     InstanceReady,
     NodeLoad,
     Outcome,
+    PayloadCredit,
     Quantity,
+    Reference,
     Refused,
     RetryLimits,
     StartInstance,
@@ -269,3 +271,16 @@ def test_an_outcome_is_repeated_until_it_is_received(scheduler: Scheduler, conte
     back = Peer(context, scheduler.address)
     assert back.as_client().known
     assert back.hear(Outcome) == outcome
+
+
+def test_bytes_that_a_message_refers_to_and_that_are_not_here_are_asked_for(scheduler: Scheduler, context: Any) -> None:
+    """A refusal could be taken for one of an upload of theirs that is under way by the time it arrives."""
+    client = Peer(context, scheduler.address)
+    client.as_client()
+    body, arguments = Reference(b"b" * 16, 100_000, bytes(32)), Reference(b"a" * 16, 100_000, bytes(32))
+    declaration = DeclareFunction(
+        1, "m:f", b"v" * 32, "cloudpickle:cp311", canonical_spec([], "3.11"), False, OPTIONS, body
+    )
+    client.say(declaration, Submit(1, 1, 0, False, arguments))
+    assert client.hear(PayloadCredit) == PayloadCredit(body.payload_id, 0, 0)
+    assert client.hear(PayloadCredit) == PayloadCredit(arguments.payload_id, 0, 0)

@@ -6,7 +6,7 @@ Rules:
 - Fetching: we ask by credit and move the window; a chunk at an unexpected offset is dropped; after a second without
   progress the credit is repeated. The digest is checked before anyone may use the file.
 - Uploading: we offer and send what credit allows; after a second without progress we offer again, and go back to where
-  the scheduler then says it is.
+  the scheduler then says it is. A credit of nothing says that it has lost what it was given: that is offered again.
 - No file is read or written but at the moment of a message: nothing here blocks for longer than one chunk's I/O times
   the chunks that one credit allows.
 """
@@ -195,8 +195,10 @@ class Transfers:
 
     def _on_credit(self, now_ns: int, credit: wire.PayloadCredit) -> Step:
         upload = self._uploads.get(credit.payload_id)
-        if upload is None or not upload.under_way:
+        if upload is None or not (upload.under_way or credit.limit == 0):
             return Step([], [])
+        if not upload.under_way:
+            return self.upload(now_ns, upload.attempt)
         size = upload.reference.size
         if credit.received <= upload.acknowledged or upload.acknowledged < 0 or credit.received > upload.sent:
             # The first credit after an offer, or one that repeats itself: what we sent beyond it was lost.

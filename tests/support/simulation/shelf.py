@@ -116,7 +116,7 @@ class Shelf:
             return None
         if self.get(payload.payload_id) is not None:
             return None
-        return [_refusal(payload.payload_id)] if is_wanted else None
+        return [PayloadCredit(payload.payload_id, 0, 0)] if is_wanted else None
 
     def _offered(self, offer: PayloadOffer) -> Message:
         if self.get(offer.payload_id) is not None:

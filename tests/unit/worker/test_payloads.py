@@ -184,6 +184,18 @@ def test_a_result_can_be_handed_over_again_to_another_scheduler(transfers: Trans
     assert chunk.data == b"tiny"
 
 
+def test_a_result_that_the_scheduler_has_lost_is_handed_over_again(transfers: Transfers, tmp_path: Path) -> None:
+    reference = _held(transfers, tmp_path, b"tiny")
+    lost = wire.PayloadCredit(PAYLOAD, 0, 0)
+    (offer,) = transfers.upload(0, 7).messages
+    assert transfers.handle(0, lost) == Step([], [])  # about an outcome from before: the upload goes on
+    (chunk,) = transfers.handle(0, wire.PayloadCredit(PAYLOAD, 0, WINDOW)).messages
+    transfers.handle(0, wire.PayloadStored(PAYLOAD))
+    assert transfers.handle(0, lost) == Step([offer], [])
+    assert transfers.handle(0, wire.PayloadCredit(PAYLOAD, 0, WINDOW)).messages == [chunk]
+    assert transfers.handle(0, wire.PayloadStored(PAYLOAD)).events == [events.ResultStored(7, reference)]
+
+
 def test_a_refused_result_and_a_shrunken_file_are_reported(transfers: Transfers, tmp_path: Path) -> None:
     _held(transfers, tmp_path, b"tiny")
     transfers.upload(0, 7)
