@@ -197,11 +197,7 @@ class Daemon:
         if self._departures.monitor in ready:
             self._sources.used(self._departures.monitor)
             self._departures.on_event()
-        if self._departures.is_due:
-            self._sources.used(self._socket)
-            self._departing.update(dict.fromkeys(self._departures.due(self._peers)))
-        if self._departing:
-            self._lose_departed()
+        self._lose_departed()
         now_ns = time.monotonic_ns()
         deadline_ns = self._core.next_deadline()
         if deadline_ns is not None and deadline_ns <= now_ns:
@@ -412,6 +408,11 @@ class Daemon:
 
     def _lose_departed(self) -> None:
         """Those who are gone, and of whom nothing is left to be heard, are lost."""
+        if self._departures.is_due:
+            self._sources.used(self._socket)
+            self._departing.update(dict.fromkeys(self._departures.due(self._peers)))
+        if not self._departing:
+            return
         lost = [peer for peer in self._departing if not self._intake.holds(peer)]
         for peer in lost:
             del self._departing[peer]
