@@ -39,6 +39,7 @@ AHEAD_CALLS = 200
 DISK_BYTES = 24 << 20
 _LOOK_S = 0.05
 _ANSWERS_S = 150.0
+"""A storm in which no call has ended for so long is stuck."""
 _SETTLE_S = 20.0
 
 _LINKS: dict[str, Callable[[Host, Host], Fault]] = {
@@ -221,9 +222,11 @@ def carry_out(storm: Storm, seed: int) -> Weather:
         with _striking(cluster, progress, strikes, seed) as striker:
             plans = Plan(share, IN_FLIGHT, work_s=WORK_S, long_every=LONG_EVERY, long_s=LONG_S, minds_gate=True)
             programs = [cluster.call(plans, user=user, name=f"c{user}") for user in range(CLIENTS)]
-            limit_s = time.monotonic() + _ANSWERS_S
-            while any(program.is_running for program in programs) and time.monotonic() < limit_s:
+            ended, ended_s = 0, time.monotonic()
+            while any(program.is_running for program in programs) and time.monotonic() < ended_s + _ANSWERS_S:
                 progress.look(share * CLIENTS)
+                if progress.ended > ended:
+                    ended, ended_s = progress.ended, time.monotonic()
                 time.sleep(_LOOK_S)
             assert not striker.errors, striker.errors
         duration_s = time.monotonic() - begun_s
