@@ -5,6 +5,7 @@ A socket on this machine is as safe as its directory; beyond this machine nothin
 
 import logging
 import os
+import select
 import socket as sockets
 import stat
 from pathlib import Path
@@ -65,7 +66,7 @@ def new_socket(context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[bytes]"
     return socket
 
 
-def listen_directly(addresses: tuple[str, ...]) -> DirectConnections:
+def listen_directly(addresses: tuple[str, ...], epoll: select.epoll) -> DirectConnections:
     """Serve the direct socket beside each of these addresses, all of this machine. Raises ``BindError``.
 
     Where its path would be too long there is none, and peers go through ZeroMQ.
@@ -79,7 +80,7 @@ def listen_directly(addresses: tuple[str, ...]) -> DirectConnections:
     if short != paths:
         log.warning("the path of a socket is so long that none fits beside it: calls take longer")
     try:
-        return DirectConnections(short)
+        return DirectConnections(short, epoll)
     except OSError as error:
         raise BindError(f"Cannot serve {', '.join(map(str, short))}: {error}.") from error
 

@@ -12,11 +12,12 @@ says what); release what has waited and is on disk by now; then send, one frame 
 import contextlib
 import errno
 import logging
+import select
 import signal
 import socket as sockets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import zmq
@@ -69,7 +70,7 @@ from keepwarm_wire.messages import (
 __all__ = ["BindError", "Daemon"]
 
 _FRAMES_PER_TURN = 256
-_POLL_MAX_MS = 60_000
+_WAIT_MAX_NS = 60_000_000_000
 _PAUSE_S = 0.0003
 _REFUSED_BLAME = 10
 
@@ -124,12 +125,14 @@ class Daemon:
         self._doorkeeper: Doorkeeper | None = None
         if config.keys is not None:
             self._doorkeeper = Doorkeeper(self._context, config.keys, opened, self._performer.save)
+        self._sources = Sources()
+        self._sources.epoll.register(self._wake_number, select.EPOLLIN)
         self._socket, self._direct = self._bind(config.binds)
         self._departures = Departures(self._socket)
-        gates = () if self._doorkeeper is None else (self._doorkeeper.gate,)
-        self._sources = Sources(
-            (self._socket, self._departures.monitor, *gates), (self._direct.descriptor, self._wake_number)
-        )
+        self._sources.add(self._socket)
+        self._sources.add(self._departures.monitor)
+        if self._doorkeeper is not None:
+            self._sources.add(self._doorkeeper.gate)
         self._peers: dict[bytes, None] = {}
         """Those that have come through ZeroMQ."""
         self._departing: dict[bytes, None] = {}
@@ -151,7 +154,7 @@ class Daemon:
         if self._doorkeeper is not None:
             self._doorkeeper.guard(socket)
         # The direct sockets first: who finds ZeroMQ's there can rely on them.
-        direct = listen_directly(addresses if self._doorkeeper is None else ())
+        direct = listen_directly(addresses if self._doorkeeper is None else (), self._sources.epoll)
         bind(socket, addresses, is_guarded=self._doorkeeper is not None)
         return socket, direct
 
@@ -183,24 +186,20 @@ class Daemon:
             # ZeroMQ cannot be told whom to read: whoever floods is made to wait by making everybody wait, a little.
             self._intake.is_flooded = False
             time.sleep(_PAUSE_S)
-        ready = self._sources.wait(self._timeout_ms())
+        deadline_ns = self._deadline_ns()
+        ready, sockets = self._sources.wait(max(0, deadline_ns - time.monotonic_ns()) / 1e9)
         if self._wake_number in ready:
             self._wake_read.recv(4096)
         if self._signal:
             self._obey_signal()
-        if self._doorkeeper is not None and self._doorkeeper.gate in ready:
-            self._sources.used(self._doorkeeper.gate)
-            self._doorkeeper.serve_gate()
-        if self._socket in ready or self._direct.descriptor in ready or self._is_input_waiting:
-            self._receive(self._socket in ready)
+        if sockets:
+            self._serve_gate(sockets)
+        if ready or sockets or self._is_input_waiting:
+            self._receive(ready, self._socket in sockets)
             self._send()  # before all that nobody waits for
-        if self._departures.monitor in ready:
-            self._sources.used(self._departures.monitor)
-            self._departures.on_event()
         self._lose_departed()
         now_ns = time.monotonic_ns()
-        deadline_ns = self._core.next_deadline()
-        if deadline_ns is not None and deadline_ns <= now_ns:
+        if deadline_ns <= now_ns:
             self._perform(self._core.handle(now_ns, Tick()))
         self._payloads.expire(now_ns)
         if self._payloads.is_sending:
@@ -210,28 +209,34 @@ class Daemon:
             self._performer.settle()
         self._send()
 
-    def _timeout_ms(self) -> int:
+    def _deadline_ns(self) -> int:
+        """Until when nothing is to be done, unless something comes; 0 when something is left to be done now."""
         if self._payloads.is_sending or self._is_input_waiting or self._departing:
             return 0
-        deadline_ns = self._core.next_deadline()
-        probe_ns = self._departures.next_ns
-        if probe_ns is not None:
-            deadline_ns = probe_ns if deadline_ns is None else min(deadline_ns, probe_ns)
-        if deadline_ns is None:
-            return _POLL_MAX_MS
-        # Rounded up: waking before the deadline would only mean waiting again.
-        return min(_POLL_MAX_MS, max(0, -(-(deadline_ns - time.monotonic_ns()) // 1_000_000)))
+        core_ns, probe_ns = self._core.next_deadline(), self._departures.next_ns
+        if probe_ns is not None and (core_ns is None or probe_ns < core_ns):
+            return probe_ns
+        return time.monotonic_ns() + _WAIT_MAX_NS if core_ns is None else core_ns
+
+    def _serve_gate(self, ready: dict[zmq.Socket[bytes], None]) -> None:
+        """Look at what ZeroMQ has besides messages: who wants to connect, and that somebody has left."""
+        if self._doorkeeper is not None and self._doorkeeper.gate in ready:
+            self._sources.used(self._doorkeeper.gate)
+            self._doorkeeper.serve_gate()
+        if self._departures.monitor in ready:
+            self._sources.used(self._departures.monitor)
+            self._departures.on_event()
 
     @property
     def _is_input_waiting(self) -> bool:
         return self._intake.is_waiting or self._direct.is_waiting
 
-    def _receive(self, has_input: bool) -> None:
-        """Take in what has come, ``has_input`` telling whether some of that is at the ROUTER."""
+    def _receive(self, ready: Mapping[int, int], has_input: bool) -> None:
+        """Take in what has come to ``ready`` descriptors, and, if it ``has_input``, to the ROUTER."""
         core = self._core
         now_ns = time.monotonic_ns()
         effects: list[Effect] = []
-        self._departing.update(dict.fromkeys(self._direct.receive(self._take_direct)))
+        self._departing.update(dict.fromkeys(self._direct.receive(ready, self._take_direct)))
         if has_input:
             self._sources.used(self._socket)
         for _ in range(_FRAMES_PER_TURN if has_input else 0):
@@ -381,6 +386,8 @@ class Daemon:
 
     def _send(self) -> None:
         """One frame per peer. A peer that is gone, or that does not read, gets nothing: it will repair that."""
+        if not self._outgoing:
+            return
         direct = self._direct
         outgoing, self._outgoing = self._outgoing, {}
         for peer, messages in outgoing.items():
@@ -455,10 +462,10 @@ class Daemon:
         if self._performer.is_stopped:
             self._await_departures()
         self._socket.setsockopt(zmq.LINGER, 500)
-        self._sources.close()
         self._departures.close()
         self._socket.close()
         self._direct.close()
+        self._sources.close()
         if self._doorkeeper is not None:
             self._doorkeeper.close()
         self._context.term()
@@ -471,13 +478,13 @@ class Daemon:
         end_s = time.monotonic() + _DEPARTURE_S
         direct = self._direct
         while (self._peers or direct) and (left_s := end_s - time.monotonic()) > 0:
-            ready = self._sources.wait(int(min(left_s, PROBE_DELAYS_S[0]) * 1000) + 1)
+            ready, sockets = self._sources.wait(min(left_s, PROBE_DELAYS_S[0]))
             self._sources.used(self._socket)
             if self._wake_number in ready:
                 self._wake_read.recv(4096)
-            if self._socket in ready:
+            if self._socket in sockets:
                 self._socket.recv_multipart(zmq.NOBLOCK)
-            for peer in direct.receive(lambda _peer, _frame: True):
+            for peer in direct.receive(ready, lambda _peer, _frame: True):
                 direct.drop(peer)
             for peer in self._departures.gone(self._peers):
                 del self._peers[peer]

@@ -14,7 +14,7 @@ import os
 import select
 import socket as sockets
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from pathlib import Path
 
@@ -58,12 +58,16 @@ class _Connection:
 class DirectConnections:
     """Listens at each of ``paths``, which must be free, in directories that nobody else may enter.
 
+    Args:
+        paths: of the sockets.
+        epoll: where connections are registered, for the caller to wait on.
+
     Raises:
-        OSError: one of them cannot be served.
+        OSError: one of the paths cannot be served.
     """
 
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self._epoll = select.epoll()
+    def __init__(self, paths: Iterable[Path], epoll: select.epoll) -> None:
+        self._epoll = epoll
         self._listeners: dict[int, sockets.socket] = {}
         self._paths: list[Path] = []
         self._connections: dict[int, _Connection] = {}
@@ -94,11 +98,6 @@ class DirectConnections:
         self._epoll.register(listener, select.EPOLLIN)
 
     @property
-    def descriptor(self) -> int:
-        """Readable when ``receive`` has something to do."""
-        return self._epoll.fileno()
-
-    @property
     def is_waiting(self) -> bool:
         """Whether something that was read before has not been taken."""
         return bool(self._untaken)
@@ -111,20 +110,24 @@ class DirectConnections:
 
     # ------------------------------------------------------------ in
 
-    def receive(self, take: Callable[[bytes, bytes], bool]) -> list[bytes]:
+    def receive(self, ready: Mapping[int, int], take: Callable[[bytes, bytes], bool]) -> list[bytes]:
         """Read what is there, and give it to ``take``, with its peer, until that says no more of this peer.
 
-        Returns those who are gone: all that they had said has been taken. Each is told of until it is dropped.
+        ``ready`` is what the epoll said, of other descriptors too. Returns those who are gone: all that they had said
+        has been taken. Each is told of until it is dropped.
         """
-        for descriptor, mask in self._epoll.poll(0):
+        for descriptor, mask in ready.items():
             connection = self._connections.get(descriptor)
             if connection is None:
-                self._accept(self._listeners[descriptor])
+                if descriptor in self._listeners:
+                    self._accept(self._listeners[descriptor])
                 continue
             if mask & select.EPOLLOUT:
                 self._flush(connection)
             if mask & ~select.EPOLLOUT and not connection.frames and not connection.is_over:
                 self._read(connection)
+        if not (self._untaken or self._over):
+            return []
         for peer, connection in list(self._untaken.items()):
             frames = connection.frames
             while frames:
@@ -225,4 +228,3 @@ class DirectConnections:
         for path in self._paths:
             with contextlib.suppress(OSError):
                 path.unlink()
-        self._epoll.close()

@@ -5,7 +5,6 @@ readable, or when it has been used since it said that it has nothing: what it do
 """
 
 import select
-from collections.abc import Iterable
 
 import zmq
 
@@ -13,39 +12,39 @@ __all__ = ["Sources"]
 
 
 class Sources:
-    """Waits until any of these sockets and descriptors is readable. Whoever uses one of the sockets says so."""
+    """Waits until something is ready. Whoever uses one of ZeroMQ's sockets says so."""
 
-    def __init__(self, sockets: "Iterable[zmq.Socket[bytes]]", descriptors: Iterable[int]) -> None:
-        self._epoll = select.epoll()
+    def __init__(self) -> None:
+        self.epoll = select.epoll()
+        """Plain descriptors are registered here by whoever owns them."""
         self._sockets: dict[int, zmq.Socket[bytes]] = {}
         self._unsure: dict[zmq.Socket[bytes], None] = {}
         """Those that may have something of which their descriptors do not tell."""
-        for socket in sockets:
-            descriptor = int(socket.getsockopt(zmq.FD))
-            self._sockets[descriptor] = socket
-            self._unsure[socket] = None
-            self._epoll.register(descriptor, select.EPOLLIN)
-        for descriptor in descriptors:
-            self._epoll.register(descriptor, select.EPOLLIN)
+
+    def add(self, socket: "zmq.Socket[bytes]") -> None:
+        """Wait for this socket of ZeroMQ too."""
+        descriptor = int(socket.getsockopt(zmq.FD))
+        self._sockets[descriptor] = socket
+        self._unsure[socket] = None
+        self.epoll.register(descriptor, select.EPOLLIN)
 
     def used(self, socket: "zmq.Socket[bytes]") -> None:
         """Something has been sent or received there since the last wait."""
         self._unsure[socket] = None
 
-    def wait(self, timeout_ms: int) -> "dict[zmq.Socket[bytes] | int, None]":
-        """Those that are readable now, or once one of them is; none when the time is over."""
-        ready: dict[zmq.Socket[bytes] | int, None] = {}
-        for socket in list(self._unsure):
-            self._ask(socket, ready)
-        for descriptor, _ in self._epoll.poll(0 if ready else timeout_ms / 1000):
-            of_zeromq = self._sockets.get(descriptor)
-            if of_zeromq is None:
-                ready[descriptor] = None
-            else:
-                self._ask(of_zeromq, ready)
-        return ready
+    def wait(self, timeout_s: float) -> "tuple[dict[int, int], dict[zmq.Socket[bytes], None]]":
+        """What is ready now, or once anything is: descriptors with their events, and sockets of ZeroMQ with input."""
+        sockets: dict[zmq.Socket[bytes], None] = {}
+        if self._unsure:
+            for socket in list(self._unsure):
+                self._ask(socket, sockets)
+        ready = dict(self.epoll.poll(0 if sockets else timeout_s))
+        for descriptor, socket in self._sockets.items():
+            if ready.pop(descriptor, None) is not None:
+                self._ask(socket, sockets)
+        return ready, sockets
 
-    def _ask(self, socket: "zmq.Socket[bytes]", ready: "dict[zmq.Socket[bytes] | int, None]") -> None:
+    def _ask(self, socket: "zmq.Socket[bytes]", ready: "dict[zmq.Socket[bytes], None]") -> None:
         if int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             ready[socket] = None
             self._unsure[socket] = None
@@ -54,4 +53,4 @@ class Sources:
 
     def close(self) -> None:
         """Wait for nothing more."""
-        self._epoll.close()
+        self.epoll.close()

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import select
 import socket as sockets
 import stat
 from collections.abc import Callable, Iterator
@@ -21,15 +22,30 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "s.direct"
 
 
+class Served(DirectConnections):
+    """With an epoll of their own, which is asked at each turn."""
+
+    def __init__(self, path: Path) -> None:
+        self.epoll = select.epoll()
+        super().__init__([path], self.epoll)
+
+    def turn(self, take: Callable[[bytes, bytes], bool] = lambda *_: True) -> list[bytes]:
+        return self.receive(dict(self.epoll.poll(0)), take)
+
+    def close(self) -> None:
+        super().close()
+        self.epoll.close()
+
+
 @pytest.fixture
-def connections(path: Path) -> Iterator[DirectConnections]:
-    made = DirectConnections([path])
+def connections(path: Path) -> Iterator[Served]:
+    made = Served(path)
     yield made
     made.close()
 
 
 @pytest.fixture
-def peer(path: Path, connections: DirectConnections) -> Iterator[sockets.socket]:
+def peer(path: Path, connections: Served) -> Iterator[sockets.socket]:
     with sockets.socket(sockets.AF_UNIX) as made:
         made.connect(str(path))
         made.settimeout(10)
@@ -44,14 +60,14 @@ def taker(taken: Taken) -> Callable[[bytes, bytes], bool]:
     return take
 
 
-def read(connections: DirectConnections) -> tuple[Taken, list[bytes]]:
+def read(connections: Served) -> tuple[Taken, list[bytes]]:
     """What comes in two turns: one lets peers in, the other reads them."""
     taken: Taken = []
-    connections.receive(taker(taken))
-    return taken, connections.receive(taker(taken))
+    connections.turn(taker(taken))
+    return taken, connections.turn(taker(taken))
 
 
-def test_frames_go_both_ways(connections: DirectConnections, peer: sockets.socket) -> None:
+def test_frames_go_both_ways(connections: Served, peer: sockets.socket) -> None:
     peer.sendall(framed(b"one") + framed(b"two"))
     taken, gone = read(connections)
     assert [frame for _, frame in taken] == [b"one", b"two"]
@@ -62,9 +78,7 @@ def test_frames_go_both_ways(connections: DirectConnections, peer: sockets.socke
     assert FrameSplitter().feed(peer.recv(100)) == [b"answer"]
 
 
-def test_each_connection_has_an_id_of_its_own_that_no_peer_of_zeromq_can_have(
-    connections: DirectConnections, path: Path
-) -> None:
+def test_each_connection_has_an_id_of_its_own_that_no_peer_of_zeromq_can_have(connections: Served, path: Path) -> None:
     for _ in range(3):
         with sockets.socket(sockets.AF_UNIX) as made:
             made.connect(str(path))
@@ -75,28 +89,26 @@ def test_each_connection_has_an_id_of_its_own_that_no_peer_of_zeromq_can_have(
     assert len(connections) == 3
 
 
-def test_the_socket_is_its_owners_alone(connections: DirectConnections, path: Path) -> None:
+def test_the_socket_is_its_owners_alone(connections: Served, path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_what_was_said_before_leaving_is_taken_first(connections: DirectConnections, peer: sockets.socket) -> None:
+def test_what_was_said_before_leaving_is_taken_first(connections: Served, peer: sockets.socket) -> None:
     peer.sendall(framed(b"goodbye"))
     peer.close()
     taken: Taken = []
     gone: list[bytes] = []
     while not gone:
         assert len(taken) <= 1
-        gone = connections.receive(taker(taken))
+        gone = connections.turn(taker(taken))
     assert taken == [(gone[0], b"goodbye")]
-    assert connections.receive(lambda *_: True) == gone  # until it is dropped
+    assert connections.turn() == gone  # until it is dropped
     assert connections.drop(gone[0])
     assert not connections.drop(gone[0])
-    assert connections.receive(lambda *_: True) == []
+    assert connections.turn() == []
 
 
-def test_no_more_is_read_of_a_peer_until_what_was_read_is_taken(
-    connections: DirectConnections, peer: sockets.socket
-) -> None:
+def test_no_more_is_read_of_a_peer_until_what_was_read_is_taken(connections: Served, peer: sockets.socket) -> None:
     peer.sendall(b"".join(framed(bytes([number])) for number in range(5)))
     taken: Taken = []
 
@@ -104,19 +116,19 @@ def test_no_more_is_read_of_a_peer_until_what_was_read_is_taken(
         taken.append((who, frame))
         return False
 
-    connections.receive(take_one)  # lets it in
-    connections.receive(take_one)
+    connections.turn(take_one)  # lets it in
+    connections.turn(take_one)
     assert len(taken) == 1
     assert connections.is_waiting
     peer.sendall(framed(b"later"))
     for _ in range(5):
-        connections.receive(take_one)
+        connections.turn(take_one)
     assert [frame for _, frame in taken] == [*(bytes([number]) for number in range(5)), b"later"]
     assert not connections.is_waiting
 
 
 def test_what_a_peer_does_not_read_is_kept_up_to_a_bound_and_comes_in_order(
-    connections: DirectConnections, peer: sockets.socket
+    connections: Served, peer: sockets.socket
 ) -> None:
     peer.sendall(framed(b"hello"))
     ((who, _),) = read(connections)[0]
@@ -132,7 +144,7 @@ def test_what_a_peer_does_not_read_is_kept_up_to_a_bound_and_comes_in_order(
     numbers: list[int] = []
     peer.setblocking(False)
     while len(numbers) < sent:
-        connections.receive(lambda *_: True)
+        connections.turn()
         try:
             numbers += [int.from_bytes(frame[:4]) for frame in splitter.feed(peer.recv(1 << 20))]
         except BlockingIOError:
@@ -140,7 +152,7 @@ def test_what_a_peer_does_not_read_is_kept_up_to_a_bound_and_comes_in_order(
     assert numbers == list(range(sent))
 
 
-def test_who_is_gone_is_sent_nothing(connections: DirectConnections, peer: sockets.socket) -> None:
+def test_who_is_gone_is_sent_nothing(connections: Served, peer: sockets.socket) -> None:
     peer.sendall(framed(b"hello"))
     ((who, _),) = read(connections)[0]
     peer.close()
@@ -152,7 +164,7 @@ def test_who_is_gone_is_sent_nothing(connections: DirectConnections, peer: socke
         connections.send(b"nobody", b"x")
 
 
-def test_a_frame_beyond_the_limit_ends_the_connection(connections: DirectConnections, peer: sockets.socket) -> None:
+def test_a_frame_beyond_the_limit_ends_the_connection(connections: Served, peer: sockets.socket) -> None:
     peer.sendall(framed(b"first"))
     peer.sendall((FRAME_BYTES_MAX + 1).to_bytes(4))
     taken, gone = read(connections)
@@ -162,7 +174,7 @@ def test_a_frame_beyond_the_limit_ends_the_connection(connections: DirectConnect
     assert peer.recv(1) == b""
 
 
-def test_without_descriptors_others_wait_until_one_leaves(connections: DirectConnections, path: Path) -> None:
+def test_without_descriptors_others_wait_until_one_leaves(connections: Served, path: Path) -> None:
     waiting = [sockets.socket(sockets.AF_UNIX) for _ in range(3)]
     for each in waiting[:2]:
         each.connect(str(path))
@@ -172,9 +184,9 @@ def test_without_descriptors_others_wait_until_one_leaves(connections: DirectCon
     os.close(lowest_free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, limits[1]))
     try:
-        connections.receive(lambda *_: True)
+        connections.turn()
         assert len(connections) == 1
-        connections.receive(lambda *_: True)  # nor does it try again and again
+        connections.turn()  # nor does it try again and again
         waiting[0].close()
         (gone,) = read(connections)[1]
         connections.drop(gone)
@@ -187,5 +199,5 @@ def test_without_descriptors_others_wait_until_one_leaves(connections: DirectCon
 
 
 def test_at_the_end_its_socket_is_gone(path: Path) -> None:
-    DirectConnections([path]).close()
+    Served(path).close()
     assert not path.exists()
