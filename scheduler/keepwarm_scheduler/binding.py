@@ -90,6 +90,8 @@ def bind(socket: "zmq.Socket[bytes]", addresses: tuple[str, ...], *, is_guarded:
     for address in addresses:
         if not is_remote(address):
             _require_free(socket_path(address))
+            if is_guarded:  # one that was left here would lead peers astray: there is none with keys
+                _require_free(Path(direct_path(address)))
     previous_mask = os.umask(0o177)
     try:
         for address in addresses:

@@ -70,6 +70,9 @@ from keepwarm_wire.messages import (
 __all__ = ["BindError", "Daemon"]
 
 _FRAMES_PER_TURN = 256
+_DEPARTING_MAX_NS = 1_000_000_000
+"""So long what ZeroMQ has of other connections is read before one that is gone counts as lost."""
+
 _WAIT_MAX_NS = 60_000_000_000
 _PAUSE_S = 0.0003
 _REFUSED_BLAME = 10
@@ -135,8 +138,10 @@ class Daemon:
             self._sources.add(self._doorkeeper.gate)
         self._peers: dict[bytes, None] = {}
         """Those that have come through ZeroMQ."""
-        self._departing: dict[bytes, None] = {}
-        """Those that are gone, but for what they have said and nobody has heard yet: their goodbye, perhaps."""
+        self._departing: dict[bytes, int] = {}
+        """Those that are gone, and since when, but for what they have said and nobody has heard: a goodbye, perhaps."""
+        self._is_all_read = True
+        """Whether ZeroMQ had nothing left to be read when it was last asked."""
         self._outgoing: dict[bytes, list[Message]] = {}
         self._intake = Intake(self._on_bad_frame, self._on_overflow)
         self._unreadable: list[bytes] = []
@@ -194,6 +199,7 @@ class Daemon:
             self._obey_signal()
         if sockets:
             self._serve_gate(sockets)
+        self._is_all_read = self._socket not in sockets
         if ready or sockets or self._is_input_waiting:
             self._receive(ready, self._socket in sockets)
             self._send()  # before all that nobody waits for
@@ -213,10 +219,11 @@ class Daemon:
         """Until when nothing is to be done, unless something comes; 0 when something is left to be done now."""
         if self._payloads.is_sending or self._is_input_waiting or self._departing:
             return 0
-        core_ns, probe_ns = self._core.next_deadline(), self._departures.next_ns
-        if probe_ns is not None and (core_ns is None or probe_ns < core_ns):
-            return probe_ns
-        return time.monotonic_ns() + _WAIT_MAX_NS if core_ns is None else core_ns
+        earliest_ns = self._core.next_deadline()
+        for other_ns in (self._departures.next_ns, self._direct.next_ns):
+            if other_ns is not None and (earliest_ns is None or other_ns < earliest_ns):
+                earliest_ns = other_ns
+        return time.monotonic_ns() + _WAIT_MAX_NS if earliest_ns is None else earliest_ns
 
     def _serve_gate(self, ready: dict[zmq.Socket[bytes], None]) -> None:
         """Look at what ZeroMQ has besides messages: who wants to connect, and that somebody has left."""
@@ -236,16 +243,20 @@ class Daemon:
         core = self._core
         now_ns = time.monotonic_ns()
         effects: list[Effect] = []
-        self._departing.update(dict.fromkeys(self._direct.receive(ready, self._take_direct)))
+        for peer in self._direct.receive(ready, self._take_direct):
+            self._departing.setdefault(peer, now_ns)
         if has_input:
             self._sources.used(self._socket)
         for _ in range(_FRAMES_PER_TURN if has_input else 0):
             try:
                 peer, principal, frames = self._receive_one(effects)
             except zmq.Again:
+                self._is_all_read = True
                 break
             if principal is None:
                 self._queue(peer, Refused("revoked", _REVOKED))
+                continue
+            if peer in self._direct:  # an id that was chosen to be another's
                 continue
             self._peers[peer] = None
             if not self._intake.put(peer, principal, frames):
@@ -255,6 +266,8 @@ class Daemon:
             self._intake.blame(peer, weight)
         for peer in self._unreadable:
             effects += core.handle(now_ns, PeerLost(peer))
+            if peer in self._direct:
+                self._departing.setdefault(peer, now_ns)  # once it has been told why, it may come anew
         self._unreadable.clear()
         self._perform(effects)
 
@@ -400,7 +413,7 @@ class Daemon:
             except PeerFullError:
                 self._warn(f"peer {peer.hex()} does not read: {len(messages)} messages dropped")
             except PeerGoneError:
-                self._departing[peer] = None
+                self._departing.setdefault(peer, time.monotonic_ns())
 
     def _send_by_router(self, peer: bytes, frame: bytes) -> None:
         self._sources.used(self._socket)
@@ -414,13 +427,19 @@ class Daemon:
             raise PeerGoneError from None
 
     def _lose_departed(self) -> None:
-        """Those who are gone, and of whom nothing is left to be heard, are lost."""
+        """Those who are gone, and of whom nothing is left to be heard, are lost; in a flood of others, in any case."""
+        now_ns = time.monotonic_ns()
         if self._departures.is_due:
             self._sources.used(self._socket)
-            self._departing.update(dict.fromkeys(self._departures.due(self._peers)))
+            for peer in self._departures.due(self._peers):
+                self._departing.setdefault(peer, now_ns)
         if not self._departing:
             return
-        lost = [peer for peer in self._departing if not self._intake.holds(peer)]
+        lost = []
+        for peer, since_ns in self._departing.items():
+            is_read = self._is_all_read or peer in self._direct or now_ns - since_ns > _DEPARTING_MAX_NS
+            if is_read and not self._intake.holds(peer):
+                lost.append(peer)
         for peer in lost:
             del self._departing[peer]
         self._lose(lost)

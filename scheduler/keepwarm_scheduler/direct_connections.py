@@ -13,18 +13,18 @@ import contextlib
 import os
 import select
 import socket as sockets
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from pathlib import Path
 
-from keepwarm_wire.codec import ProtocolError
 from keepwarm_wire.streams import FrameSplitter, UnsentFrames
 
 __all__ = ["DirectConnections", "PeerGoneError", "PeerFullError"]
 
 _PREFIX = b"\0direct"
-"""Ids of these peers. ZeroMQ gives none like it, and lets nobody choose one that begins with a zero."""
+"""Ids of these peers. Those that ZeroMQ gives are five bytes long; whoever chooses one of these is not heard there."""
 
 _READ_BYTES = 256 * 1024
 _UNREAD_MAX = 1_000
@@ -32,6 +32,8 @@ _UNREAD_MAX = 1_000
 
 _BACKLOG = 1_024
 _ACCEPTED_PER_TURN = 64
+_DEAF_S = 1.0
+"""How long nobody is let in after there was no descriptor for somebody."""
 
 
 class PeerGoneError(Exception):
@@ -69,15 +71,14 @@ class DirectConnections:
     def __init__(self, paths: Iterable[Path], epoll: select.epoll) -> None:
         self._epoll = epoll
         self._listeners: dict[int, sockets.socket] = {}
-        self._paths: list[Path] = []
         self._connections: dict[int, _Connection] = {}
         self._of_peers: dict[bytes, _Connection] = {}
         self._untaken: dict[bytes, _Connection] = {}
         self._over: dict[bytes, None] = {}
         self._numbers = count(1)
         self._buffer = memoryview(bytearray(_READ_BYTES))
-        self._is_deaf = False
-        """Whether the listeners are left alone, for want of descriptors."""
+        self._deaf_until_ns: int | None = None
+        """Until when the listeners are left alone, for want of descriptors."""
         for path in paths:
             self._listen(path)
 
@@ -93,9 +94,13 @@ class DirectConnections:
             raise
         finally:
             os.umask(previous_mask)
-        self._paths.append(path)
         self._listeners[listener.fileno()] = listener
         self._epoll.register(listener, select.EPOLLIN)
+
+    @property
+    def next_ns(self) -> int | None:
+        """When ``receive`` is to be called even if nothing comes, on the monotonic clock."""
+        return self._deaf_until_ns
 
     @property
     def is_waiting(self) -> bool:
@@ -116,6 +121,8 @@ class DirectConnections:
         ``ready`` is what the epoll said, of other descriptors too. Returns those who are gone: all that they had said
         has been taken. Each is told of until it is dropped.
         """
+        if self._deaf_until_ns is not None and time.monotonic_ns() >= self._deaf_until_ns:
+            self._listen_again()
         for descriptor, mask in ready.items():
             connection = self._connections.get(descriptor)
             if connection is None:
@@ -139,33 +146,48 @@ class DirectConnections:
 
     def _accept(self, listener: sockets.socket) -> None:
         for _ in range(_ACCEPTED_PER_TURN):
+            if self._deaf_until_ns is not None:
+                return
             try:
                 socket, _ = listener.accept()
             except BlockingIOError:
                 return
             except ConnectionError:
                 continue
-            except OSError:  # no descriptor is left: who waits is let in when another leaves
-                self._is_deaf = True
-                for each in self._listeners.values():
-                    self._epoll.unregister(each)
+            except OSError:  # no descriptor is left, say: who waits is let in later
+                self._stop_listening()
                 return
             socket.setblocking(False)
+            try:
+                self._epoll.register(socket, select.EPOLLIN)
+            except OSError:
+                socket.close()
+                self._stop_listening()
+                return
             connection = _Connection(_PREFIX + next(self._numbers).to_bytes(8), socket)
             self._connections[socket.fileno()] = self._of_peers[connection.peer] = connection
-            self._epoll.register(socket, select.EPOLLIN)
+
+    def _stop_listening(self) -> None:
+        self._deaf_until_ns = time.monotonic_ns() + int(_DEAF_S * 1e9)
+        for each in self._listeners.values():
+            self._epoll.unregister(each)
+
+    def _listen_again(self) -> None:
+        self._deaf_until_ns = None
+        for each in self._listeners.values():
+            self._epoll.register(each, select.EPOLLIN)
 
     def _read(self, connection: _Connection) -> None:
         try:
             size = connection.socket.recv_into(self._buffer)
-            connection.frames.extend(connection.splitter.feed(bytes(self._buffer[:size])))
         except BlockingIOError:
             return
-        except (OSError, ProtocolError):
+        except OSError:
             size = 0
+        connection.frames.extend(connection.splitter.feed(bytes(self._buffer[:size])))
         if connection.frames:
             self._untaken[connection.peer] = connection
-        if not size:
+        if not size or connection.splitter.is_broken:
             self._end(connection)
 
     def _end(self, connection: _Connection) -> None:
@@ -193,14 +215,21 @@ class DirectConnections:
             raise PeerFullError
         unsent.add(frame)
         if was_reading:
-            unsent.write(connection.socket.send)
+            self._write(connection)
             if unsent:
                 self._epoll.modify(connection.socket, select.EPOLLIN | select.EPOLLOUT)
 
     def _flush(self, connection: _Connection) -> None:
-        connection.unsent.write(connection.socket.send)
+        self._write(connection)
         if not connection.unsent:
             self._epoll.modify(connection.socket, select.EPOLLIN)
+
+    @staticmethod
+    def _write(connection: _Connection) -> None:
+        if not connection.unsent.write(connection.socket.send):
+            # The other side is gone, most likely; what it has said is still to be read.
+            with contextlib.suppress(OSError):
+                connection.socket.shutdown(sockets.SHUT_WR)
 
     # ------------------------------------------------------------ ends
 
@@ -213,18 +242,17 @@ class DirectConnections:
         del self._connections[connection.socket.fileno()], self._over[peer]
         self._untaken.pop(peer, None)
         connection.socket.close()
-        if self._is_deaf:
-            self._is_deaf = False
-            for each in self._listeners.values():
-                self._epoll.register(each, select.EPOLLIN)
+        if self._deaf_until_ns is not None:
+            self._listen_again()
         return True
 
     def close(self) -> None:
-        """Close all connections, and the sockets that new ones would come to."""
-        for peer in list(self._of_peers):
-            self.drop(peer)
+        """Close the sockets that new connections would come to, and all connections.
+
+        The files stay, as ZeroMQ's do: peers who look for the next scheduler see by them what it will offer.
+        """
+        self._deaf_until_ns = None
         for listener in self._listeners.values():
             listener.close()
-        for path in self._paths:
-            with contextlib.suppress(OSError):
-                path.unlink()
+        for peer in list(self._of_peers):
+            self.drop(peer)

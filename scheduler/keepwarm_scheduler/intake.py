@@ -131,8 +131,9 @@ class Intake:
         return bool(self._waiting)
 
     def holds(self, peer: bytes) -> bool:
-        """Whether something that a connection has said is left for the next turn."""
-        return peer in self._waiting
+        """Whether something that a connection has said is left to be heard, and was worth hearing so far."""
+        lane = self._waiting.get(peer)
+        return lane is not None and lane.blame < BLAME_MAX
 
     def put(self, peer: bytes, principal: Principal, frames: list[bytes]) -> bool:
         """A message of ZeroMQ has come: ``frames`` are its first two at most. False once no more is to be read now.

@@ -1,11 +1,14 @@
 """The client's socket on the scheduler's own machine: frames in a stream, without a thread of ZeroMQ on either side.
 
 The same rules and the same interface as ``transport``: only the thread that owns the client's turn calls anything here,
-and delivery is never assumed. A lost connection is tried again until it is there.
+and delivery is never assumed. A lost connection is tried again until it is there. That thread may be interrupted
+anywhere, by a handler of a signal that makes calls itself or raises something: a connection that is left amid a
+frame is given up by whoever finds it so, and made anew.
 """
 
 import select
 import socket as sockets
+import sys
 import time
 from collections.abc import Sequence
 
@@ -21,6 +24,11 @@ READ_BYTES = 256 * 1024
 RETRY_S = 0.1
 _READS_PER_RECEIVE = 4
 
+_NO_SIGNAL: int = getattr(sockets, "MSG_NOSIGNAL", 0)
+"""Not to be killed by SIGPIPE, which programs may have set to its default."""
+_SO_NOSIGPIPE = 0x1022
+"""The same on macOS, as an option of the socket that Python has no name for."""
+
 
 class DirectTransport:
     """One connection that is made again whenever it breaks."""
@@ -31,9 +39,8 @@ class DirectTransport:
         self._socket: sockets.socket | None = None
         self._splitter = FrameSplitter()
         self._unsent = UnsentFrames()
-        self._buffer = memoryview(bytearray(READ_BYTES))
-        self._poll = select.poll()
-        self._poll.register(wakeup.fileno(), select.POLLIN)
+        self._is_amid = False
+        """Whether somebody is between two halves of reading or writing: an interrupted turn, if another finds it so."""
         self._retry_s = 0.0
         self._was_made = self._was_lost = False
 
@@ -53,53 +60,89 @@ class DirectTransport:
         made = sockets.socket(sockets.AF_UNIX)
         try:
             made.setblocking(False)
+            if sys.platform == "darwin":
+                made.setsockopt(sockets.SOL_SOCKET, _SO_NOSIGPIPE, 1)
             made.connect(direct_path(self.address))
         except OSError:  # not there, full for the moment, or its path is too long
             made.close()
             return
-        self._socket, self._splitter, self._was_made = made, FrameSplitter(), True
-        self._poll.register(made.fileno(), select.POLLIN)
+        self._socket, self._was_made, self._is_amid = made, True, False
+        self._splitter, self._unsent = FrameSplitter(), UnsentFrames()
 
     def _lose(self) -> None:
         lost, self._socket = self._socket, None
         if lost is not None:
-            self._poll.unregister(lost.fileno())
             lost.close()
-            self._unsent.clear()
-            self._was_lost = True
+            self._unsent = UnsentFrames()
+            self._was_lost, self._was_made = True, False
+
+    def _usable(self) -> sockets.socket | None:
+        """The socket, unless it is in the middle of a frame."""
+        if self._is_amid:
+            self._lose()
+        return self._socket
 
     # ------------------------------------------------------------ out
 
     def send(self, messages: Sequence[Message]) -> None:
         """Send in order without waiting; what the socket does not take now is sent by later calls."""
-        if self._socket is None:
+        socket = self._usable()
+        if socket is None:
             return
-        was_congested = self.is_congested
         for frame in gathered(messages) if messages else ():
             self._unsent.add(frame)
-        self._unsent.write(self._socket.send)
-        if self.is_congested != was_congested:
-            wanted = select.POLLIN | select.POLLOUT if self._unsent else select.POLLIN
-            self._poll.modify(self._socket.fileno(), wanted)
+        self._write(socket)
+
+    def _write(self, socket: sockets.socket) -> None:
+        self._is_amid = True
+        is_whole = self._unsent.write(lambda data: socket.send(data, _NO_SIGNAL))
+        if socket is self._socket:
+            self._is_amid = False
+            if not is_whole:
+                self._shut(socket)
+
+    @staticmethod
+    def _shut(socket: sockets.socket) -> None:
+        """The scheduler is gone, most likely; what it has said is still to be read."""
+        try:
+            socket.shutdown(sockets.SHUT_WR)
+        except OSError:
+            return
 
     # ------------------------------------------------------------ in
 
-    def receive(self, timeout_s: float | None) -> Arrivals:
-        """Wait for frames, a change of the connection, or a wake-up."""
+    def receive(self, timeout_s: float | None, spin_ns: int = 0) -> Arrivals:
+        """Wait for frames, a change of the connection, or a wake-up; the first ``spin_ns`` of that without sleeping."""
         if self._socket is None:
             self._connect()
+        poll = select.poll()  # one for each wait: a signal's handler may wait in the middle of another's
+        poll.register(self._wakeup.fileno(), select.POLLIN)
+        socket = self._socket
+        if socket is not None:
+            poll.register(socket, select.POLLIN | select.POLLOUT if self._unsent else select.POLLIN)
+        timeout_ms = self._timeout_ms(timeout_s)
+        ready = self._spin(poll, spin_ns) if spin_ns and timeout_ms != 0 else []
         messages: list[Message] = []
         bad_frames = 0
-        for descriptor, mask in self._poll.poll(self._timeout_ms(timeout_s)):
+        for descriptor, mask in ready or poll.poll(timeout_ms):
             if descriptor == self._wakeup.fileno():
                 self._wakeup.clear()
-            elif mask & ~select.POLLOUT:
+            elif mask & ~select.POLLOUT and socket is self._socket:
                 bad_frames = self._read(messages)
         if self._unsent:
             self.send(())
         made, lost = self._was_made, self._was_lost
         self._was_made = self._was_lost = False
         return Arrivals(messages, lost, made, bad_frames)
+
+    @staticmethod
+    def _spin(poll: "select.poll", spin_ns: int) -> list[tuple[int, int]]:
+        """Look again and again: other threads of the program run at each look."""
+        clock_ns = time.monotonic_ns
+        end_ns = clock_ns() + spin_ns
+        while not (ready := poll.poll(0)) and clock_ns() < end_ns:
+            pass
+        return ready
 
     def _timeout_ms(self, timeout_s: float | None) -> int | None:
         if self._was_made or self._was_lost:
@@ -113,23 +156,23 @@ class DirectTransport:
         """Take in what is there; how many frames could not be read."""
         bad_frames = 0
         for _ in range(_READS_PER_RECEIVE):
-            if self._socket is None:
+            socket, splitter = self._usable(), self._splitter
+            if socket is None:
                 break
-            try:
-                size = self._socket.recv_into(self._buffer)
-                frames = self._splitter.feed(bytes(self._buffer[:size]))
-            except BlockingIOError:
+            self._is_amid = True
+            data = _received(socket)
+            frames = splitter.feed(data or b"")
+            if socket is not self._socket:  # given up by a turn in the middle of this one
                 break
-            except (OSError, codec.ProtocolError):
-                size, frames = 0, []
+            self._is_amid = False
             for frame in frames:
                 try:
                     messages += codec.decode_frame(frame)
                 except codec.ProtocolError:
                     bad_frames += 1
-            if not size:
+            if data == b"" or splitter.is_broken:
                 self._lose()
-            if size < READ_BYTES:
+            if data is None or len(data) < READ_BYTES:
                 break
         return bad_frames
 
@@ -138,9 +181,21 @@ class DirectTransport:
     def close(self, linger_s: float) -> None:
         """Close for good; what waits is sent for at most ``linger_s``."""
         end_s = time.monotonic() + linger_s
-        while self._unsent and self._socket is not None and (left_s := end_s - time.monotonic()) > 0:
-            select.select([], [self._socket], [], left_s)
-            self._unsent.write(self._socket.send)
+        while self._unsent and (socket := self._usable()) is not None and (left_s := end_s - time.monotonic()) > 0:
+            writable = select.poll()
+            writable.register(socket, select.POLLOUT)
+            writable.poll(left_s * 1000)
+            self._write(socket)
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def _received(socket: sockets.socket) -> bytes | None:
+    """What has come; nothing at the end of the stream, None if there is nothing yet."""
+    try:
+        return socket.recv(READ_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""

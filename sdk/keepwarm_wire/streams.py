@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from keepwarm_wire.codec import FRAME_BYTES_MAX, ProtocolError
+from keepwarm_wire.codec import FRAME_BYTES_MAX
 
 __all__ = ["DIRECT_SUFFIX", "FrameSplitter", "UnsentFrames", "direct_path", "framed", "is_direct_offered"]
 
@@ -60,20 +60,18 @@ class FrameSplitter:
     [b'x']
     """
 
-    __slots__ = ("_missing", "_parts")
+    __slots__ = ("_missing", "_parts", "is_broken")
 
     def __init__(self) -> None:
+        self.is_broken = False
+        """A frame was said to be longer than ``FRAME_BYTES_MAX``: the rest of the stream means nothing."""
         self._parts: list[bytes] = []
         """What has come of a frame, its length included, that is not complete."""
         self._missing = 0
         """How many bytes must come at least before it can be."""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The frames that are complete with these bytes.
-
-        Raises:
-            ProtocolError: a frame is said to be longer than ``FRAME_BYTES_MAX``; the rest of the stream means nothing.
-        """
+        """The frames that are complete with these bytes. Look at ``is_broken`` afterwards."""
         if self._parts:
             self._parts.append(data)
             self._missing -= len(data)
@@ -86,7 +84,8 @@ class FrameSplitter:
         while end - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(data, start)
             if length > FRAME_BYTES_MAX:
-                raise ProtocolError(f"frame of {length} bytes, at most {FRAME_BYTES_MAX} are read")
+                self.is_broken = True
+                return frames
             stop = start + _LENGTH.size + length
             if stop > end:
                 self._keep(data[start:], stop - end)
@@ -109,6 +108,7 @@ class UnsentFrames:
     >>> unsent.add(b"abc")
     >>> written = []
     >>> unsent.write(lambda data: written.append(bytes(data)) or len(data))
+    True
     >>> written, len(unsent)
     ([b'\x00\x00\x00\x03abc'], 0)
     """
@@ -126,22 +126,26 @@ class UnsentFrames:
         """Have a frame written after all others; ``write`` does it."""
         self._frames.append(memoryview(framed(frame)))
 
-    def write(self, send: Callable[[memoryview], int]) -> None:
-        """Give ``send``, a non-blocking socket's, what it takes now. If the other side is gone all is dropped."""
+    def write(self, send: Callable[[memoryview], int]) -> bool:
+        """Give ``send``, a non-blocking socket's, what it takes now.
+
+        False if that failed: all is dropped, and nothing more may be written to the stream, in the middle of a frame.
+        """
         frames = self._frames
         while frames:
             data = frames[0]
             try:
                 sent = send(data)
             except BlockingIOError:
-                return
+                return True
             except OSError:
                 frames.clear()
-                return
+                return False
             if sent < len(data):
                 frames[0] = data[sent:]
             else:
                 frames.popleft()
+        return True
 
     def clear(self) -> None:
         """Write none of them."""

@@ -5,6 +5,7 @@ import os
 import socket as sockets
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +17,16 @@ import zmq
 from keepwarm_wire.codec import decode_frame, encode_frame
 from keepwarm_wire.messages import (
     AdminHello,
-    ClientBeat,
     ClientHello,
     Goodbye,
+    Received,
     Refused,
     StatusReply,
     StatusRequest,
     Welcome,
 )
 from keepwarm_wire.streams import FrameSplitter, direct_path, framed
+from support.programs import environment_of, roles, run_command, run_program
 from support.raw_peers import LocalScheduler
 from support.waiting import until
 
@@ -60,9 +62,13 @@ class DirectPeer:
                         return message
         raise AssertionError(f"no {kind.__name__} came")
 
-    def clients(self) -> list[dict[str, Any]]:
+    def described(self) -> dict[str, Any]:
         self.say(AdminHello(1, 1, "test"), StatusRequest(1))
-        found: list[dict[str, Any]] = json.loads(self.hear(StatusReply).document)["clients"]
+        document: dict[str, Any] = json.loads(self.hear(StatusReply).document)
+        return document
+
+    def clients(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.described()["clients"]
         return found
 
     def __enter__(self) -> "DirectPeer":
@@ -77,7 +83,7 @@ def test_a_goodbye_is_heard_however_much_was_said_before_it(scheduler: LocalSche
     with DirectPeer(scheduler.address) as admin, DirectPeer(scheduler.address) as talker:
         talker.say(ClientHello(1, 1, "test", b"t" * 16, "talker", 0))
         talker.hear(Welcome)
-        talker.say(*(ClientBeat(number, 0) for number in range(1, MUCH)))
+        talker.say(*(Received((number,)) for number in range(1, MUCH)))
         talker.say(Goodbye("done"))
         talker.socket.close()
         until(lambda: admin.clients() == [], limit_s=10)
@@ -91,9 +97,26 @@ def test_nor_through_zeromq(scheduler: LocalScheduler) -> None:
         talker.connect(scheduler.address)
         talker.send(encode_frame([ClientHello(1, 1, "test", b"z" * 16, "talker", 0)]))
         assert any(type(message) is Welcome for message in decode_frame(talker.recv()))
-        talker.send(encode_frame([ClientBeat(number, 0) for number in range(1, MUCH)]))
+        talker.send(encode_frame([Received((number,)) for number in range(1, MUCH)]))
         talker.send(encode_frame([Goodbye("done")]))
         talker.close(5_000)
+        context.term()
+        until(lambda: admin.clients() == [], limit_s=10)
+
+
+def test_nor_in_many_small_frames_through_zeromq(scheduler: LocalScheduler) -> None:
+    """Of which only some are read in a turn."""
+    with DirectPeer(scheduler.address) as admin:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        for number in range(10):
+            talker = context.socket(zmq.DEALER)
+            talker.connect(scheduler.address)
+            talker.send(encode_frame([ClientHello(1, 1, "test", bytes([number]) * 16, "talker", 0)]))
+            assert talker.poll(10_000)
+            for one in range(1, 90):
+                talker.send(encode_frame([Received((one,))]))
+            talker.send(encode_frame([Goodbye("done")]))
+            talker.close(5_000)
         context.term()
         until(lambda: admin.clients() == [], limit_s=10)
 
@@ -136,10 +159,91 @@ def test_hundreds_of_silent_connections_cost_the_others_nothing(scheduler: Local
         assert honest.clients() == []
 
 
+def zeromq_threads(process_id: int) -> int:
+    """How many threads of ZeroMQ a process has."""
+    names = [(task / "comm").read_text() for task in Path(f"/proc/{process_id}/task").iterdir()]
+    return sum(name.startswith("ZMQ") for name in names)
+
+
+CALL = """
+@isolated(keep_alive=60)
+def same(value):
+    return value
+
+print(same(7))
+"""
+
+
+def test_the_local_agent_needs_no_zeromq_however_often_its_cluster_is_stopped(home: Path) -> None:
+    """The files that a stopped cluster leaves behind lead nobody astray."""
+    for _ in range(3):
+        assert run_program(home, CALL).out == "7\n"
+        (agent,) = roles(home)["agent"]
+        assert zeromq_threads(agent) == 0
+        assert run_command(home, "stop").code == 0
+
+
+def test_an_agent_comes_back_directly_to_a_scheduler_that_was_restarted(scheduler: LocalScheduler, home: Path) -> None:
+    agent = subprocess.Popen(
+        [sys.executable, "-m", "keepwarm", "agent", "--at", scheduler.address, "--node", "a"],
+        env=environment_of(home),
+        stderr=subprocess.DEVNULL,
+    )
+    with DirectPeer(scheduler.address) as admin:
+        until(lambda: [node["state"] for node in admin.described()["nodes"]] == ["alive"])
+    assert scheduler.stop() == 0
+    time.sleep(0.5)  # it looks for another one every tenth of a second
+    scheduler.start()
+    with DirectPeer(scheduler.address) as admin:
+        until(lambda: [node["state"] for node in admin.described()["nodes"]] == ["alive"])
+    assert zeromq_threads(agent.pid) == 0
+    agent.terminate()
+    assert agent.wait(20) == 0
+
+
+def test_a_signals_handler_may_make_calls_while_a_call_is_waited_for(home: Path) -> None:
+    text = """
+    @isolated(keep_alive=60)
+    def slow(seconds):
+        time.sleep(seconds)
+        return seconds
+    slow(0)
+    signal.signal(signal.SIGALRM, lambda *_: print("handler", slow(0.05), flush=True))
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    print("program", slow(1.5))
+    """
+    ended = run_program(home, "import signal\n" + textwrap.dedent(text))
+    assert (ended.code, ended.out, ended.err) == (0, "handler 0.05\nprogram 1.5\n", "")
+    run_command(home, "stop")
+
+
+def test_a_scheduler_that_dies_does_not_kill_programs_by_sigpipe(home: Path) -> None:
+    """Many command line programs set that signal to its default."""
+    text = """
+    import signal, subprocess, sys
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    @isolated(keep_alive=60)
+    def same(value):
+        return value
+    same(0)
+    for turn in range(5):
+        subprocess.run(["pkill", "-KILL", "-f", "keepwarm_scheduler.*" + os.environ["KEEPWARM_HOME"]], check=True)
+        time.sleep(turn * 0.02)
+        print(same(turn), flush=True)
+    """
+    ended = run_program(home, textwrap.dedent(text))
+    assert (ended.code, ended.out) == (0, "0\n1\n2\n3\n4\n"), ended
+    run_command(home, "stop")
+
+
 def test_with_keys_there_is_no_direct_socket(home: Path) -> None:
     """Its permissions are all that it has for authentication: with keys each connection has to prove one."""
     environment = os.environ | {"KEEPWARM_HOME": str(home)}
     subprocess.run([sys.executable, "-m", "keepwarm", "init"], check=True, capture_output=True, env=environment)
+    left_over = Path(direct_path(f"ipc://{home}/s/scheduler.sock"))
+    left_over.parent.mkdir(mode=0o700)
+    with sockets.socket(sockets.AF_UNIX) as dead:
+        dead.bind(str(left_over))
     scheduler = LocalScheduler(home, "--keys", str(home / "cluster" / "keys"))
     until(Path(scheduler.address.removeprefix("ipc://")).exists)
     assert not Path(direct_path(scheduler.address)).exists()

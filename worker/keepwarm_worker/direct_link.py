@@ -4,6 +4,7 @@ The rules and the interface are those of ``scheduler_link``: nothing here waits;
 counted; what cannot be decoded is logged and otherwise ignored. One thread only.
 """
 
+import contextlib
 import logging
 import select
 import socket as sockets
@@ -69,18 +70,17 @@ class DirectLink:
                 break
             try:
                 size = self._socket.recv_into(self._buffer)
-                frames = self._splitter.feed(bytes(self._buffer[:size]))
             except BlockingIOError:
                 break
-            except (OSError, ProtocolError) as error:
+            except OSError as error:
                 _log.warning("the connection to the scheduler broke: %s", error)
-                size, frames = 0, []
-            for frame in frames:
+                size = 0
+            for frame in self._splitter.feed(bytes(self._buffer[:size])):
                 try:
                     messages += decode_frame(frame)
                 except ProtocolError as error:
                     _log.warning("ignored a frame of the scheduler: %s", error)
-            if not size:
+            if not size or self._splitter.is_broken:
                 self._lose()
             if size < _READ_BYTES:
                 break
@@ -96,7 +96,7 @@ class DirectLink:
             else:
                 self._unsent.add(frame)
         if self._socket is not None and not was_waiting:
-            self._unsent.write(self._socket.send)
+            self._write(self._socket)
             if self._unsent:
                 self._poller.change(self._socket.fileno(), READABLE | WRITABLE)
         return self.dropped_frames == dropped_frames
@@ -106,9 +106,11 @@ class DirectLink:
         if self._socket is None:
             return
         end_s = time.monotonic() + linger_ms / 1000
+        writable = select.poll()
+        writable.register(self._socket, select.POLLOUT)
         while self._unsent and (left_s := end_s - time.monotonic()) > 0:
-            select.select([], [self._socket], [], left_s)
-            self._unsent.write(self._socket.send)
+            writable.poll(left_s * 1000)
+            self._write(self._socket)
         self._poller.remove(self._socket.fileno())
         self._socket.close()
         self._socket = None
@@ -117,9 +119,15 @@ class DirectLink:
         """Bytes that have come are read in the turn that follows; those that waited are sent now."""
         self._is_readable |= bool(mask & READABLE)
         if mask & WRITABLE and self._socket is not None:
-            self._unsent.write(self._socket.send)
+            self._write(self._socket)
             if not self._unsent:
                 self._poller.change(self._socket.fileno(), READABLE)
+
+    def _write(self, socket: sockets.socket) -> None:
+        if not self._unsent.write(socket.send):
+            # The scheduler is gone, most likely; what it has said is still to be read.
+            with contextlib.suppress(OSError):
+                socket.shutdown(sockets.SHUT_WR)
 
     def _lose(self) -> None:
         self._unsent.clear()

@@ -13,7 +13,7 @@ from keepwarm.transport import Arrivals
 from keepwarm.waking import Wakeup
 from keepwarm_wire import codec
 from keepwarm_wire.messages import Cancel, Goodbye
-from keepwarm_wire.streams import FrameSplitter, direct_path, framed, is_direct_offered
+from keepwarm_wire.streams import FrameSplitter, UnsentFrames, direct_path, framed, is_direct_offered
 
 Listen = Callable[[], sockets.socket]
 
@@ -143,6 +143,37 @@ def test_closing_sends_what_waits(transport: DirectTransport, listen: Listen) ->
             count += len(splitter.feed(data))
         closing.join()
         assert count == 1000
+
+
+def test_a_connection_that_an_interrupted_turn_left_in_the_middle_of_a_frame_is_made_anew(
+    transport: DirectTransport, listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would come next on it would be taken for the rest of that frame."""
+    listener = listen()
+    with connected(transport, listener) as peer:
+
+        def interrupted(*_: object) -> bool:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(UnsentFrames, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            transport.send([Cancel(1)])
+        monkeypatch.undo()
+        transport.send([Cancel(2)])
+        assert peer.recv(100) == b""
+        assert receive_until(transport, "lost").made is False
+    connected(transport, listener).close()
+
+
+def test_looking_without_sleeping_finds_what_comes_and_ends_by_itself(
+    transport: DirectTransport, listen: Listen
+) -> None:
+    with connected(transport, listen()) as peer:
+        began_ns = time.monotonic_ns()
+        assert transport.receive(0.001, 20_000_000).messages == []
+        assert time.monotonic_ns() - began_ns >= 20_000_000
+        peer.sendall(framed(codec.encode_frame([Cancel(1)])))
+        assert transport.receive(10, 1_000_000).messages == [Cancel(1)]
 
 
 def test_a_wake_up_ends_the_wait(transport: DirectTransport, wakeup: Wakeup, listen: Listen) -> None:

@@ -1,11 +1,10 @@
 """Frames in a stream: whatever pieces it comes in, the frames are those that were written."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keepwarm_wire.codec import FRAME_BYTES_MAX, ProtocolError
-from keepwarm_wire.streams import FrameSplitter, direct_path, framed
+from keepwarm_wire.codec import FRAME_BYTES_MAX
+from keepwarm_wire.streams import FrameSplitter, UnsentFrames, direct_path, framed
 
 
 @given(st.lists(st.binary(max_size=40), max_size=12), st.data())
@@ -27,9 +26,29 @@ def test_byte_by_byte() -> None:
 
 
 def test_the_longest_frame_is_read_and_a_longer_one_is_refused_before_it_comes() -> None:
-    assert FrameSplitter().feed((FRAME_BYTES_MAX).to_bytes(4)) == []
-    with pytest.raises(ProtocolError, match="at most"):
-        FrameSplitter().feed((FRAME_BYTES_MAX + 1).to_bytes(4))
+    splitter = FrameSplitter()
+    assert splitter.feed((FRAME_BYTES_MAX).to_bytes(4)) == []
+    assert not splitter.is_broken
+    splitter = FrameSplitter()
+    assert splitter.feed(framed(b"before") + (FRAME_BYTES_MAX + 1).to_bytes(4)) == [b"before"]
+    assert splitter.is_broken
+
+
+def test_after_a_failure_nothing_is_left_to_be_written() -> None:
+    """Half a frame has been: whatever came after it would be taken for its other half."""
+    unsent = UnsentFrames()
+    for frame in (b"one", b"two"):
+        unsent.add(frame)
+    taken: list[int] = []
+
+    def send(_: memoryview) -> int:
+        if taken:
+            raise ConnectionResetError
+        taken.append(3)
+        return 3
+
+    assert not unsent.write(send)
+    assert len(unsent) == 0
 
 
 def test_the_direct_socket_lies_beside_the_local_one() -> None:
