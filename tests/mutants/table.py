@@ -5,6 +5,7 @@ a mutant that no longer fits the source fails as such, instead of passing for on
 """
 
 from mutants.calls_ahead import AHEAD
+from mutants.claimed_payloads import PAYLOADS
 from mutants.detached_calls import DETACHED
 from mutants.many_nodes import NODES
 from mutants.mutant import Edit, Mutant
@@ -454,4 +455,5 @@ MUTANTS: dict[str, Mutant] = {
     **AHEAD,
     **DETACHED,
     **NODES,
+    **PAYLOADS,
 }
