@@ -80,6 +80,8 @@ class AdminClient:
     def explain(self, call: str) -> dict[str, Any]:
         """Why a call ran where it ran. ``call`` is its id, ``1f2e3d4c-17``, or as few of its first digits as tell it.
 
+        A detached call has an id of 32 digits: all of them are needed.
+
         A document with ``error`` says why there is no answer. Raises ``ClusterUnreachable``.
         """
         return _document("explanation", self._ask(ExplainRequest(1, call[:_NAME_MAX]), ExplainReply).document)

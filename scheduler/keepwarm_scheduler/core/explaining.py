@@ -5,6 +5,7 @@ what was decided, with the numbers that it rested on; what is not remembered is 
 """
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ _DIGITS_SHOWN = 8
 _FOUND_SHOWN = 10
 _WARM = ("warm", "ready")
 _DIGITS_MAX = 20
+_DETACHED_ID = re.compile("[0-9a-f]{32}")
 
 _COLD: dict[Coldness, str] = {
     Coldness.NEVER_BUILT: "its environment had never been built on any node that is here",
@@ -56,10 +58,16 @@ def call_id(session_id: bytes, number: int) -> str:
 
 
 def explain(cluster: Cluster, name: str) -> bytes:
-    """The document about a call as an operator names it: the beginning of its session's id, a dash, its number."""
+    """The document about a call as an operator names it: the beginning of its session's id, a dash, its number.
+
+    A detached call is named by its own id, all of it.
+    """
+    if _DETACHED_ID.fullmatch(name.strip().lower()):
+        return _explain_detached(cluster, name.strip().lower())
     digits, dash, number_text = name.strip().lower().rpartition("-")
     if not (dash and digits and _is_number(number_text) and set(digits) <= set("0123456789abcdef")):
-        return _refusal(name, "malformed", f"{name!r} is not the name of a call: write it like 1f2e3d4c-17.")
+        told = "write it like 1f2e3d4c-17, or with the 32 digits of a detached call"
+        return _refusal(name, "malformed", f"{name!r} is not the name of a call: {told}.")
     number = int(number_text)
     living = [
         session.calls[number]
@@ -75,6 +83,18 @@ def explain(cluster: Cluster, name: str) -> bytes:
         return _encode(_of_call(cluster, living[0]))
     for key, finished in gone.items():
         return _encode(_of_finished(cluster, key, finished))
+    return _unknown(name)
+
+
+def _explain_detached(cluster: Cluster, name: str) -> bytes:
+    record = cluster.book.by_id.get(bytes.fromhex(name))
+    if record is None:
+        return _unknown(name)
+    session_id = record.keeper.session.session_id
+    if record.call is not None:
+        return _encode(_of_call(cluster, record.call) | {"call": name})
+    for key, finished in cluster.history.find(session_id.hex(), record.number).items():
+        return _encode(_of_finished(cluster, key, finished) | {"call": name})
     return _unknown(name)
 
 
