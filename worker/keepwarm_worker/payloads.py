@@ -134,6 +134,8 @@ class Transfers:
 
     def next_deadline(self) -> int | None:
         """When ``tick`` has something to do, in nanoseconds; None for never."""
+        if not (self._fetches or self._uploads):
+            return None
         stalls = [fetch.stalled_ns for fetch in self._fetches.values()]
         stalls += [upload.stalled_ns for upload in self._under_way()]
         return min(stalls, default=None)
