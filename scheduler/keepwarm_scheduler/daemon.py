@@ -200,7 +200,7 @@ class Daemon:
         if sockets:
             self._serve_gate(sockets)
         self._is_all_read = self._socket not in sockets
-        if ready or sockets or self._is_input_waiting:
+        if ready or sockets or self._is_input_waiting or self._direct.next_ns is not None:
             self._receive(ready, self._socket in sockets)
             self._send()  # before all that nobody waits for
         self._lose_departed()

@@ -1,7 +1,10 @@
 """The scheduler's direct socket, on a real process: last words, nonsense, half a frame, and where there is none."""
 
+import itertools
 import json
 import os
+import resource
+import select
 import socket as sockets
 import subprocess
 import sys
@@ -11,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import zmq
 
@@ -234,6 +238,25 @@ def test_a_scheduler_that_dies_does_not_kill_programs_by_sigpipe(home: Path) -> 
     ended = run_program(home, textwrap.dedent(text))
     assert (ended.code, ended.out) == (0, "0\n1\n2\n3\n4\n"), ended
     run_command(home, "stop")
+
+
+def test_who_found_no_descriptor_left_is_let_in_when_there_are_some_again(scheduler: LocalScheduler) -> None:
+    """Nobody has to leave for that; meanwhile it costs nothing to be full."""
+    pid = scheduler.process.pid
+    with DirectPeer(scheduler.address) as known, DirectPeer(scheduler.address) as other:
+        assert known.clients() == other.clients() == []
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        used = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
+        lowest_free = next(number for number in itertools.count() if number not in used)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+        with DirectPeer(scheduler.address) as late:
+            late.say(AdminHello(1, 1, "test"))
+            before_s = sum(psutil.Process(pid).cpu_times()[:2])
+            assert select.select([late.socket], [], [], 2.5)[0] == []
+            assert sum(psutil.Process(pid).cpu_times()[:2]) - before_s < 0.5
+            assert known.clients() == []
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+            late.hear(Welcome)
 
 
 def test_with_keys_there_is_no_direct_socket(home: Path) -> None:
