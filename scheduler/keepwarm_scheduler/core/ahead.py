@@ -2,7 +2,8 @@
 
 Rules:
 - Only what is measured to be short is sent ahead, and no more of it than ``HORIZON_NS`` worth of running, so that
-  whoever comes next waits no longer than that for its turn, and nobody is warm-started in vain.
+  whoever comes next waits no longer than that for its turn, and nobody is warm-started in vain; half of that where
+  several sessions call, for there somebody does come next.
 - Never ahead: calls that must not run twice or are on disk, calls with large arguments, calls of private pools.
 - Whoever else waits for the node's cpu, or for memory, gets its turn after that: an instance is then given calls ahead
   only as it begins to be busy.
@@ -16,10 +17,16 @@ from keepwarm_scheduler.core.state import Call, Instance, Node, Pool
 from keepwarm_scheduler.core.transitions import InstanceState
 from keepwarm_wire.messages import RecallAttempts, Reference
 
-__all__ = ["HORIZON_NS", "depth", "find_room", "recall_due", "watch"]
+__all__ = ["HORIZON_NS", "SHARED_HORIZON_NS", "called", "depth", "find_room", "recall_due", "watch"]
 
 HORIZON_NS = 4_000_000
 """How much running may wait at an instance. Less than it takes an instance to be worth starting; five calls of 1 ms."""
+
+SHARED_HORIZON_NS = 2_000_000
+"""The same where more than one session has called of late."""
+
+_SHARED_NS = 1_000_000_000
+"""How long a pool counts as shared after two sessions have called in turn."""
 
 _CALL_MIN_NS = 30_000
 """What a call costs an instance at least, whatever its function does."""
@@ -28,16 +35,24 @@ _RECALL_NS = 50_000_000
 """So long a call may run before those behind it are asked back."""
 
 
-def depth(times: RunTimes | None) -> int:
+def depth(times: RunTimes | None, horizon_ns: int = HORIZON_NS) -> int:
     """How many calls of a function may be ahead on one instance: 0 unless it is known to be short."""
     if times is None or not times.is_measured:
         return 0
-    return HORIZON_NS // max(times.mean_ns, _CALL_MIN_NS)
+    return horizon_ns // max(times.mean_ns, _CALL_MIN_NS)
+
+
+def called(cluster: Cluster, pool: Pool, session_id: bytes) -> None:
+    """Note who has a call for the pool."""
+    if pool.last_caller != session_id:
+        if pool.last_caller:
+            pool.shared_ns = cluster.now_ns
+        pool.last_caller = session_id
 
 
 def find_room(cluster: Cluster, pool: Pool, call: Call) -> Instance | None:
     """A busy instance of the pool that may take the call ahead; the one that was given one the longest ago."""
-    allowed = _allowed(pool, call)
+    allowed = _allowed(cluster, pool, call)
     if not allowed:
         return None
     roomy = pool.roomy
@@ -50,12 +65,13 @@ def find_room(cluster: Cluster, pool: Pool, call: Call) -> Instance | None:
     return None
 
 
-def _allowed(pool: Pool, call: Call) -> int:
+def _allowed(cluster: Cluster, pool: Pool, call: Call) -> int:
     function = call.function
     is_bound = function.options.at_most_once or call.session.is_keeper or pool.is_private
     if is_bound or type(call.arguments) is Reference:
         return 0
-    return depth(function.run_times)
+    is_shared = pool.shared_ns and cluster.now_ns - pool.shared_ns < _SHARED_NS
+    return depth(function.run_times, SHARED_HORIZON_NS if is_shared else HORIZON_NS)
 
 
 def _has_room(cluster: Cluster, instance: Instance, allowed: int) -> bool:

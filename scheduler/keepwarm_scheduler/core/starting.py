@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import replace
 from itertools import islice
 
+from keepwarm_scheduler.core.ahead import called
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.coldness import coldness
 from keepwarm_scheduler.core.decisions import Decision, Reason, note
@@ -67,6 +68,8 @@ def admit(cluster: Cluster, call: Call, *, first: bool = False) -> Pool | None:
         function.pool = _pool_of(cluster, function)
         function.pool.join(call.session, function.name)
     pool = function.pool
+    if pool is not None:
+        called(cluster, pool, call.session.session_id)
     if pool is None:
         call.reason = "lock"
         note(call, Decision(Reason.LOCK, cluster.now_ns))

@@ -140,6 +140,10 @@ class Pool:
     worth: PoolWorth = field(default_factory=PoolWorth)
     """What its last idle instance is worth keeping when memory is short."""
     peak_bytes: int = 0
+    last_caller: bytes = b""
+    """The session of the last call."""
+    shared_ns: int = 0
+    """When two sessions called in turn last; 0 for never."""
     measures_memory: bool = False
     """No memory was asked for: ``shape`` books the most that an instance was seen to use."""
     users: int = 0

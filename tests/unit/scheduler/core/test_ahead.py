@@ -65,6 +65,26 @@ def test_calls_go_ahead_to_the_busy_instance_until_it_has_enough() -> None:
     assert [attempt.is_ahead for attempt in instance.ahead] == [True] * DEPTH
 
 
+def test_where_several_sessions_call_half_as_much_goes_ahead_for_a_while() -> None:
+    """Whoever comes next waits for it: there somebody does."""
+    driver = Driver()
+    client, agent = short(driver)
+    other = driver.client("other")
+    other.declare()
+    first = client.submit()
+    theirs = other.submit()
+    for _ in range(DEPTH):
+        client.submit()
+    assert sent(driver) == [(first, False), (theirs, True), (2 + MIN_SAMPLES, True)]
+    while driver.pool().queued or driver.pool().busy:
+        agent.complete()
+    driver.advance(1.5)
+    driver.log.clear()
+    for _ in range(DEPTH + 2):
+        client.submit()
+    assert [is_ahead for _, is_ahead in sent(driver)] == [False] + [True] * DEPTH
+
+
 @pytest.mark.parametrize("ahead_max", [0, 2])
 def test_an_agent_says_how_many_it_takes(ahead_max: int) -> None:
     driver = Driver()
