@@ -29,7 +29,6 @@ from keepwarm.errors import (
 from keepwarm.gathering import Gathering
 from keepwarm.session import Delivery, Session
 from keepwarm.session_calls import Call, CallState
-from keepwarm.spinning import Spinning
 from keepwarm.transport import KEY_REFUSED, Arrivals, Transport
 from keepwarm.waking import Wakeup
 from keepwarm_wire.key_files import StoredKey
@@ -121,7 +120,6 @@ class Connection:
         self._agent_starts: deque[int] = deque(maxlen=AGENT_STARTS_MAX)
         self._addresses: tuple[str, ...] = ()
         self._gathering = Gathering()
-        self._spinning = Spinning(_processors())
 
     # ------------------------------------------------------------ one turn
 
@@ -147,16 +145,10 @@ class Connection:
             outgoing = self.session.take_outgoing(now_ns) if can_send else []
             wait_s = self._wait_s(now_ns, timeout_s, can_send)
             pause_s = self._gathering.pause_ns(self.session.submitted_calls) / SECOND_NS
-            calls = self.session.submitted_calls
         transport.send(outgoing)
         if pause_s and (wait_s is None or pause_s < wait_s):
             self._wakeup.await_wake(pause_s)
-        if calls == 1 and isinstance(transport, DirectTransport):
-            self._take(transport.receive(wait_s, self._spinning.limit_ns(calls)))
-            if not self.session.submitted_calls:
-                self._spinning.answered(time.monotonic_ns() - now_ns)
-        else:
-            self._take(transport.receive(wait_s))
+        self._take(transport.receive(wait_s))
         if self._trouble_since_ns is not None or not self.session.is_open or self.session.protocol_complaints:
             self._watch(time.monotonic_ns())
         elif self.address is None and self.session.waiting and now_ns >= self._look_at_ns:
@@ -369,11 +361,6 @@ class Connection:
         if self._transport is not None:
             return self._transport.address
         return self.address or "the local address"
-
-
-def _processors() -> int:
-    """How many this program may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _new_session() -> Session:

@@ -111,8 +111,8 @@ class DirectTransport:
 
     # ------------------------------------------------------------ in
 
-    def receive(self, timeout_s: float | None, spin_ns: int = 0) -> Arrivals:
-        """Wait for frames, a change of the connection, or a wake-up; the first ``spin_ns`` of that without sleeping."""
+    def receive(self, timeout_s: float | None) -> Arrivals:
+        """Wait for frames, a change of the connection, or a wake-up."""
         if self._socket is None:
             self._connect()
         poll = select.poll()  # one for each wait: a signal's handler may wait in the middle of another's
@@ -120,11 +120,9 @@ class DirectTransport:
         socket = self._socket
         if socket is not None:
             poll.register(socket, select.POLLIN | select.POLLOUT if self._unsent else select.POLLIN)
-        timeout_ms = self._timeout_ms(timeout_s)
-        ready = self._spin(poll, spin_ns) if spin_ns and timeout_ms != 0 else []
         messages: list[Message] = []
         bad_frames = 0
-        for descriptor, mask in ready or poll.poll(timeout_ms):
+        for descriptor, mask in poll.poll(self._timeout_ms(timeout_s)):
             if descriptor == self._wakeup.fileno():
                 self._wakeup.clear()
             elif mask & ~select.POLLOUT and socket is self._socket:
@@ -134,15 +132,6 @@ class DirectTransport:
         made, lost = self._was_made, self._was_lost
         self._was_made = self._was_lost = False
         return Arrivals(messages, lost, made, bad_frames)
-
-    @staticmethod
-    def _spin(poll: "select.poll", spin_ns: int) -> list[tuple[int, int]]:
-        """Look again and again: other threads of the program run at each look."""
-        clock_ns = time.monotonic_ns
-        end_ns = clock_ns() + spin_ns
-        while not (ready := poll.poll(0)) and clock_ns() < end_ns:
-            pass
-        return ready
 
     def _timeout_ms(self, timeout_s: float | None) -> int | None:
         if self._was_made or self._was_lost:

@@ -165,17 +165,6 @@ def test_a_connection_that_an_interrupted_turn_left_in_the_middle_of_a_frame_is_
     connected(transport, listener).close()
 
 
-def test_looking_without_sleeping_finds_what_comes_and_ends_by_itself(
-    transport: DirectTransport, listen: Listen
-) -> None:
-    with connected(transport, listen()) as peer:
-        began_ns = time.monotonic_ns()
-        assert transport.receive(0.001, 20_000_000).messages == []
-        assert time.monotonic_ns() - began_ns >= 20_000_000
-        peer.sendall(framed(codec.encode_frame([Cancel(1)])))
-        assert transport.receive(10, 1_000_000).messages == [Cancel(1)]
-
-
 def test_a_wake_up_ends_the_wait(transport: DirectTransport, wakeup: Wakeup, listen: Listen) -> None:
     with connected(transport, listen()):
         threading.Timer(0.05, wakeup.wake).start()
