@@ -70,9 +70,6 @@ from keepwarm_wire.messages import (
 __all__ = ["BindError", "Daemon"]
 
 _FRAMES_PER_TURN = 256
-_DEPARTING_MAX_NS = 1_000_000_000
-"""So long what ZeroMQ has of other connections is read before one that is gone counts as lost."""
-
 _WAIT_MAX_NS = 60_000_000_000
 _PAUSE_S = 0.0003
 _REFUSED_BLAME = 10
@@ -138,8 +135,6 @@ class Daemon:
             self._sources.add(self._doorkeeper.gate)
         self._peers: dict[bytes, None] = {}
         """Those that have come through ZeroMQ."""
-        self._departing: dict[bytes, int] = {}
-        """Those that are gone, and since when, but for what they have said and nobody has heard: a goodbye, perhaps."""
         self._is_all_read = True
         """Whether ZeroMQ had nothing left to be read when it was last asked."""
         self._outgoing: dict[bytes, list[Message]] = {}
@@ -217,7 +212,7 @@ class Daemon:
 
     def _deadline_ns(self) -> int:
         """Until when nothing is to be done, unless something comes; 0 when something is left to be done now."""
-        if self._payloads.is_sending or self._is_input_waiting or self._departing:
+        if self._payloads.is_sending or self._is_input_waiting or self._departures.is_waiting:
             return 0
         earliest_ns = self._core.next_deadline()
         for other_ns in (self._departures.next_ns, self._direct.next_ns):
@@ -244,7 +239,7 @@ class Daemon:
         now_ns = time.monotonic_ns()
         effects: list[Effect] = []
         for peer in self._direct.receive(ready, self._take_direct):
-            self._departing.setdefault(peer, now_ns)
+            self._departures.note(peer)
         if has_input:
             self._sources.used(self._socket)
         for _ in range(_FRAMES_PER_TURN if has_input else 0):
@@ -267,7 +262,7 @@ class Daemon:
         for peer in self._unreadable:
             effects += core.handle(now_ns, PeerLost(peer))
             if peer in self._direct:
-                self._departing.setdefault(peer, now_ns)  # once it has been told why, it may come anew
+                self._departures.note(peer)  # once it has been told why, it may come anew
         self._unreadable.clear()
         self._perform(effects)
 
@@ -401,19 +396,15 @@ class Daemon:
         """One frame per peer. A peer that is gone, or that does not read, gets nothing: it will repair that."""
         if not self._outgoing:
             return
-        direct = self._direct
         outgoing, self._outgoing = self._outgoing, {}
         for peer, messages in outgoing.items():
             try:
                 for frame in encode_frames(messages):
-                    if peer in direct:
-                        direct.send(peer, frame)
-                    else:
-                        self._send_by_router(peer, frame)
+                    (self._direct.send if peer in self._direct else self._send_by_router)(peer, frame)
             except PeerFullError:
                 self._warn(f"peer {peer.hex()} does not read: {len(messages)} messages dropped")
             except PeerGoneError:
-                self._departing.setdefault(peer, time.monotonic_ns())
+                self._departures.note(peer)
 
     def _send_by_router(self, peer: bytes, frame: bytes) -> None:
         self._sources.used(self._socket)
@@ -427,22 +418,12 @@ class Daemon:
             raise PeerGoneError from None
 
     def _lose_departed(self) -> None:
-        """Those who are gone, and of whom nothing is left to be heard, are lost; in a flood of others, in any case."""
-        now_ns = time.monotonic_ns()
-        if self._departures.is_due:
+        departures = self._departures
+        if departures.is_due:
             self._sources.used(self._socket)
-            for peer in self._departures.due(self._peers):
-                self._departing.setdefault(peer, now_ns)
-        if not self._departing:
-            return
-        lost = []
-        for peer, since_ns in self._departing.items():
-            is_read = self._is_all_read or peer in self._direct or now_ns - since_ns > _DEPARTING_MAX_NS
-            if is_read and not self._intake.holds(peer):
-                lost.append(peer)
-        for peer in lost:
-            del self._departing[peer]
-        self._lose(lost)
+            departures.look(self._peers)
+        if departures.is_waiting:
+            self._lose(departures.lost(self._direct, self._intake.holds, is_all_read=self._is_all_read))
 
     def _lose(self, peers: list[bytes]) -> None:
         for peer in peers:

@@ -107,7 +107,7 @@ class DirectConnections:
         """Whether something that was read before has not been taken."""
         return bool(self._untaken)
 
-    def __contains__(self, peer: bytes) -> bool:
+    def __contains__(self, peer: object) -> bool:
         return peer in self._of_peers
 
     def __len__(self) -> int:
