@@ -349,6 +349,13 @@ _NOTICES = {
 }  # fmt: skip
 
 _RESTARTS = {
+    "a failure that a node kept over a restart is final": _one(
+        _CALLS,
+        "    if message.status == Status.FAILED and _is_retried(cluster, call, message.failure):\n"
+        "        cluster.recovering.pop",
+        "    if not call and _is_retried(cluster, call, message.failure):\n        cluster.recovering.pop",
+        _UNIT + "recovery.py::test_a_failure_that",
+    ),
     "an adopted lease begins anew": _one(
         _DISPATCHING, "cluster.now_ns - lease.idle_us * 1_000", "cluster.now_ns", _REPAIRS + "14_deadlines"
     ),

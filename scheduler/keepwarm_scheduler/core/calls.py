@@ -266,7 +266,12 @@ def _hold(cluster: Cluster, node: Node, key: tuple[bytes, int], message: Attempt
 
 
 def take_held(cluster: Cluster, call: Call, node: Node, message: AttemptDone) -> None:
-    """An outcome that a node kept while the scheduler was away is the call's outcome."""
+    """An outcome that a node kept while the scheduler was away is the call's outcome, unless its retries cover it."""
+    if message.status == Status.FAILED and _is_retried(cluster, call, message.failure):
+        cluster.recovering.pop(call.key, None)
+        cluster.settle(node, message.attempt)
+        cluster.drop(message.result)
+        return
     record(cluster, call, message.status, message.result, message.failure, None, (node, message.attempt))
 
 
@@ -318,7 +323,8 @@ def _is_retried(cluster: Cluster, call: Call, failure: Failure | None) -> bool:
         tried(cluster, call)
     if call.state is CallState.DISPATCHED:
         change(call, CALL, CallState.RUNNING)
-    change(call, CALL, CallState.QUEUED)
+    if call.state is CallState.RUNNING:  # else a node kept the failure over a restart of the scheduler
+        change(call, CALL, CallState.QUEUED)
     call.attempt, call.reason = None, "not before"
     call.timed = True
     delay_ns = min(_RETRY_BASE_NS << (used - 1), _RETRY_MAX_NS)

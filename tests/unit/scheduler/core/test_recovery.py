@@ -103,6 +103,32 @@ def test_an_outcome_that_the_node_kept_is_taken(first: str) -> None:
     assert not agent.held
 
 
+@pytest.mark.parametrize("first", ["agent", "client"])
+@pytest.mark.parametrize("kind", ["process_died", "user_exception"])
+def test_a_failure_that_the_node_kept_is_retried_as_any_other(first: str, kind: str) -> None:
+    driver = Driver()
+    client, agent, call = running(driver, retries=wire.RetryLimits(exceptions=1, crash=1))
+    driver.lose(wire.AttemptDone)
+    agent.complete(status=wire.Status.FAILED, failure=wire.Failure(kind, "It failed."))
+    driver.restart()
+    for who in (first, "client" if first == "agent" else "agent"):
+        if who == "agent":
+            agent.beats()
+        else:
+            reconnect(client)
+    driver.advance(3)
+    assert not client.outcomes(call)
+    assert len(agent.runnable()) == 1
+    agent.complete(status=wire.Status.FAILED, failure=wire.Failure(kind, "It failed again."))
+    failure = client.outcome(call).failure
+    assert failure is not None
+    assert failure.message == "It failed again."
+    client.acknowledge(call)
+    driver.advance(15)
+    assert not agent.held
+    assert not driver.cluster.recovering
+
+
 def test_the_attempt_of_a_client_that_does_not_return_is_cancelled_after_half_a_minute() -> None:
     driver = Driver()
     _client, agent, _call = running(driver)
