@@ -28,7 +28,7 @@ SHARED_HORIZON_NS = 2_000_000
 _SHARED_NS = 1_000_000_000
 """How long a pool counts as shared after two sessions have called in turn."""
 
-_CALL_MIN_NS = 30_000
+_CALL_MIN_NS = 15_000
 """What a call costs an instance at least, whatever its function does."""
 
 _RECALL_NS = 50_000_000
