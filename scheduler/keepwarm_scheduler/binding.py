@@ -21,9 +21,6 @@ __all__ = ["BindError", "bind", "listen_directly", "new_socket", "require_privat
 
 log = logging.getLogger("keepwarm.scheduler")
 
-_PATH_BYTES_MAX = 107
-"""Of a Unix socket, as the kernel allows."""
-
 _KEEP_ALIVE_S = 20
 _UNACKNOWLEDGED_MS = 60_000
 """Connections to machines that have vanished are closed after a minute, long after their peers were given up.
@@ -74,15 +71,16 @@ def listen_directly(addresses: tuple[str, ...], epoll: select.epoll) -> DirectCo
     paths = []
     for address in addresses:
         _require_free(socket_path(address))
-        paths.append(Path(direct_path(address)))
-        _require_free(paths[-1])
-    short = [path for path in paths if len(os.fsencode(path)) <= _PATH_BYTES_MAX]
-    if short != paths:
-        log.warning("the path of a socket is so long that none fits beside it: calls take longer")
+        path = direct_path(address)
+        if path:
+            _require_free(Path(path))
+            paths.append(Path(path))
+        else:
+            log.warning("the path of %s is so long that no other socket fits beside it: calls take longer", address)
     try:
-        return DirectConnections(short, epoll)
+        return DirectConnections(paths, epoll)
     except OSError as error:
-        raise BindError(f"Cannot serve {', '.join(map(str, short))}: {error}.") from error
+        raise BindError(f"Cannot serve {', '.join(map(str, paths))}: {error}.") from error
 
 
 def bind(socket: "zmq.Socket[bytes]", addresses: tuple[str, ...], *, is_guarded: bool) -> None:
@@ -90,7 +88,9 @@ def bind(socket: "zmq.Socket[bytes]", addresses: tuple[str, ...], *, is_guarded:
     for address in addresses:
         if not is_remote(address):
             _require_free(socket_path(address))
-            if is_guarded:  # one that was left here would lead peers astray: there is none with keys
+            if is_guarded and direct_path(
+                address
+            ):  # one that was left would lead peers astray: with keys there is none
                 _require_free(Path(direct_path(address)))
     previous_mask = os.umask(0o177)
     try:

@@ -17,19 +17,23 @@ from keepwarm_wire.codec import FRAME_BYTES_MAX
 __all__ = ["DIRECT_SUFFIX", "FrameSplitter", "UnsentFrames", "direct_path", "framed", "is_direct_offered"]
 
 DIRECT_SUFFIX: Final = ".direct"
-"""Short: the kernel allows a socket's path 107 bytes."""
+PATH_BYTES_MAX: Final = 107
+"""Of a socket, as the kernel allows."""
 
 _IPC: Final = "ipc://"
 _LENGTH: Final = struct.Struct(">I")
 
 
 def direct_path(address: str) -> str:
-    """The file of the direct socket beside an ``ipc`` address; empty for any other address.
+    """The file of the direct socket beside an ``ipc`` address; empty where there can be none.
+
+    That is for other addresses, and where its path would be too long.
 
     >>> direct_path("ipc:///run/keepwarm/scheduler.sock")
     '/run/keepwarm/scheduler.sock.direct'
     """
-    return address.removeprefix(_IPC) + DIRECT_SUFFIX if address.startswith(_IPC) else ""
+    path = address.removeprefix(_IPC) + DIRECT_SUFFIX
+    return path if address.startswith(_IPC) and len(os.fsencode(path)) <= PATH_BYTES_MAX else ""
 
 
 def is_direct_offered(address: str) -> bool:

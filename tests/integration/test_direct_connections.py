@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,18 @@ print(same(7))
 """
 
 
+@contextmanager
+def served_by_an_agent(scheduler: LocalScheduler, home: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    agent = subprocess.Popen(
+        [sys.executable, "-m", "keepwarm", "agent", "--at", scheduler.address, "--node", "a"],
+        env=environment_of(home),
+        stderr=subprocess.DEVNULL,
+    )
+    yield agent
+    agent.terminate()
+    assert agent.wait(20) == 0
+
+
 def test_the_local_agent_needs_no_zeromq_however_often_its_cluster_is_stopped(home: Path) -> None:
     """The files that a stopped cluster leaves behind lead nobody astray."""
     for _ in range(3):
@@ -188,21 +201,27 @@ def test_the_local_agent_needs_no_zeromq_however_often_its_cluster_is_stopped(ho
 
 
 def test_an_agent_comes_back_directly_to_a_scheduler_that_was_restarted(scheduler: LocalScheduler, home: Path) -> None:
-    agent = subprocess.Popen(
-        [sys.executable, "-m", "keepwarm", "agent", "--at", scheduler.address, "--node", "a"],
-        env=environment_of(home),
-        stderr=subprocess.DEVNULL,
-    )
-    with DirectPeer(scheduler.address) as admin:
-        until(lambda: [node["state"] for node in admin.described()["nodes"]] == ["alive"])
-    assert scheduler.stop() == 0
-    time.sleep(0.5)  # it looks for another one every tenth of a second
-    scheduler.start()
-    with DirectPeer(scheduler.address) as admin:
-        until(lambda: [node["state"] for node in admin.described()["nodes"]] == ["alive"])
-    assert zeromq_threads(agent.pid) == 0
-    agent.terminate()
-    assert agent.wait(20) == 0
+    with served_by_an_agent(scheduler, home) as agent:
+        with DirectPeer(scheduler.address) as admin:
+            until(lambda: [node["state"] for node in admin.described()["nodes"]] == ["alive"])
+        assert scheduler.stop() == 0
+        time.sleep(0.5)  # it looks for another one every tenth of a second
+        scheduler.start()
+        with DirectPeer(scheduler.address) as admin:
+            until(lambda: [node["state"] for node in admin.described()["nodes"]] == ["alive"])
+        assert zeromq_threads(agent.pid) == 0
+
+
+def test_where_its_path_would_be_too_long_all_goes_through_zeromq(home: Path) -> None:
+    longer = home / ("x" * (104 - len(str(home)) - len("//s/scheduler.sock")))
+    longer.mkdir()
+    scheduler = LocalScheduler(longer)
+    assert direct_path(scheduler.address) == ""
+    with served_by_an_agent(scheduler, home) as agent:
+        ended = run_program(home, CALL, {"KEEPWARM_ADDRESS": scheduler.address})
+        assert (ended.code, ended.out) == (0, "7\n"), ended
+        assert zeromq_threads(agent.pid) > 0
+    scheduler.stop()
 
 
 def test_a_signals_handler_may_make_calls_while_a_call_is_waited_for(home: Path) -> None:

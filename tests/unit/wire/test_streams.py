@@ -54,3 +54,5 @@ def test_after_a_failure_nothing_is_left_to_be_written() -> None:
 def test_the_direct_socket_lies_beside_the_local_one() -> None:
     assert direct_path("ipc:///a/s.sock") == "/a/s.sock.direct"
     assert direct_path("tcp://head:7437") == ""
+    assert direct_path("ipc:///" + "x" * 99) == "/" + "x" * 99 + ".direct"
+    assert direct_path("ipc:///" + "x" * 100) == ""
