@@ -482,6 +482,8 @@ class Daemon:
             self._sources.used(self._socket)
             if self._wake_number in ready:
                 self._wake_read.recv(4096)
+            if self._departures.monitor in sockets:
+                self._departures.on_event()
             if self._socket in sockets:
                 self._socket.recv_multipart(zmq.NOBLOCK)
             for peer in direct.receive(ready, lambda _peer, _frame: True):
