@@ -88,10 +88,9 @@ def bind(socket: "zmq.Socket[bytes]", addresses: tuple[str, ...], *, is_guarded:
     for address in addresses:
         if not is_remote(address):
             _require_free(socket_path(address))
-            if is_guarded and direct_path(
-                address
-            ):  # one that was left would lead peers astray: with keys there is none
-                _require_free(Path(direct_path(address)))
+            left_over = direct_path(address) if is_guarded else ""
+            if left_over:  # it would lead peers astray: with keys there is none
+                _require_free(Path(left_over))
     previous_mask = os.umask(0o177)
     try:
         for address in addresses:

@@ -64,16 +64,21 @@ def test_a_call_sent_again_runs_at_once_when_there_was_no_node() -> None:
     assert client.status(call) == "succeeded"
 
 
-@pytest.mark.parametrize("first", ["agent", "client"])
-def test_a_running_attempt_is_adopted_whoever_is_back_first(first: str) -> None:
-    driver = Driver()
-    client, agent, call = running(driver)
-    driver.restart()
+def come_back(client: Client, agent: Agent, first: str) -> None:
+    """Both find the scheduler that was started anew, ``first`` the one."""
     for who in (first, "client" if first == "agent" else "agent"):
         if who == "agent":
             agent.beats()
         else:
             reconnect(client)
+
+
+@pytest.mark.parametrize("first", ["agent", "client"])
+def test_a_running_attempt_is_adopted_whoever_is_back_first(first: str) -> None:
+    driver = Driver()
+    client, agent, call = running(driver)
+    driver.restart()
+    come_back(client, agent, first)
     assert not agent.cancelled
     agent.complete(result=b"once")
     assert client.outcome(call).result == b"once"
@@ -90,11 +95,7 @@ def test_an_outcome_that_the_node_kept_is_taken(first: str) -> None:
     driver.lose(wire.AttemptDone)
     agent.complete(result=b"kept")
     driver.restart()
-    for who in (first, "client" if first == "agent" else "agent"):
-        if who == "agent":
-            agent.beats()
-        else:
-            reconnect(client)
+    come_back(client, agent, first)
     driver.advance(3)
     assert client.outcome(call).result == b"kept"
     client.acknowledge(call)
@@ -111,11 +112,7 @@ def test_a_failure_that_the_node_kept_is_retried_as_any_other(first: str, kind: 
     driver.lose(wire.AttemptDone)
     agent.complete(status=wire.Status.FAILED, failure=wire.Failure(kind, "It failed."))
     driver.restart()
-    for who in (first, "client" if first == "agent" else "agent"):
-        if who == "agent":
-            agent.beats()
-        else:
-            reconnect(client)
+    come_back(client, agent, first)
     driver.advance(3)
     assert not client.outcomes(call)
     assert len(agent.runnable()) == 1
