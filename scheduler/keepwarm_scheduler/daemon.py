@@ -40,7 +40,8 @@ from keepwarm_scheduler.direct_connections import DirectConnections, PeerFullErr
 from keepwarm_scheduler.intake import Intake, Taken
 from keepwarm_scheduler.journal import Journal, JournalError
 from keepwarm_scheduler.journal_writer import with_room
-from keepwarm_scheduler.payload_store import EVERYBODY, PayloadStore
+from keepwarm_scheduler.payload_store import PayloadStore
+from keepwarm_scheduler.payload_traffic import PayloadTraffic
 from keepwarm_scheduler.performing import Performer
 from keepwarm_scheduler.security.answering import ABOUT_KEYS, answer_without_keys
 from keepwarm_scheduler.security.authorisation import refusal
@@ -54,13 +55,8 @@ from keepwarm_wire.messages import (
     BackUp,
     BackUpDone,
     BackUpRefused,
-    DeclareFunction,
     DetachedRefused,
     Message,
-    PayloadChunk,
-    PayloadCredit,
-    PayloadOffer,
-    PayloadRefused,
     Reference,
     Refused,
     Submit,
@@ -83,8 +79,6 @@ _SWITCH_S = 0.0005
 _DISK_FULL = "The scheduler's disk is full: nothing new is accepted until there is room on it."
 
 _REVOKED = "This key is let in no more: it was revoked, or the token is used up. Join again with a new token."
-
-_CARRIES_PAYLOAD = {Submit: "arguments", SubmitDetached: "arguments", DeclareFunction: "body", AttemptDone: "result"}
 
 log = logging.getLogger("keepwarm.scheduler")
 
@@ -139,6 +133,7 @@ class Daemon:
         """Whether ZeroMQ had nothing left to be read when it was last asked."""
         self._outgoing: dict[bytes, list[Message]] = {}
         self._intake = Intake(self._on_bad_frame, self._on_overflow)
+        self._payload_traffic = PayloadTraffic(self._payloads, self._core, self._queue, self._intake.blame, self._warn)
         self._unreadable: list[bytes] = []
         """Connections of which nothing more is read, from this turn on."""
         self._budget = LogBudget()
@@ -192,8 +187,7 @@ class Daemon:
             self._wake_read.recv(4096)
         if self._signal:
             self._obey_signal()
-        if sockets:
-            self._serve_gate(sockets)
+        self._serve_gate(sockets)
         self._is_all_read = self._socket not in sockets
         if ready or sockets or self._is_input_waiting or self._direct.next_ns is not None:
             self._receive(ready, self._socket in sockets)
@@ -215,16 +209,18 @@ class Daemon:
         if self._payloads.is_sending or self._is_input_waiting or self._departures.is_waiting:
             return 0
         earliest_ns = self._core.next_deadline()
-        for other_ns in (self._departures.next_ns, self._direct.next_ns):
+        gate_ns = None if self._doorkeeper is None else self._doorkeeper.next_ns
+        for other_ns in (self._departures.next_ns, self._direct.next_ns, gate_ns):
             if other_ns is not None and (earliest_ns is None or other_ns < earliest_ns):
                 earliest_ns = other_ns
         return time.monotonic_ns() + _WAIT_MAX_NS if earliest_ns is None else earliest_ns
 
     def _serve_gate(self, ready: dict[zmq.Socket[bytes], None]) -> None:
         """Look at what ZeroMQ has besides messages: who wants to connect, and that somebody has left."""
-        if self._doorkeeper is not None and self._doorkeeper.gate in ready:
-            self._sources.used(self._doorkeeper.gate)
-            self._doorkeeper.serve_gate()
+        doorkeeper = self._doorkeeper
+        if doorkeeper is not None and (doorkeeper.gate in ready or doorkeeper.is_due):
+            self._sources.used(doorkeeper.gate)
+            doorkeeper.serve_gate()
         if self._departures.monitor in ready:
             self._sources.used(self._departures.monitor)
             self._departures.on_event()
@@ -254,7 +250,7 @@ class Daemon:
             if peer in self._direct:  # an id that was chosen to be another's
                 continue
             self._peers[peer] = None
-            if not self._intake.put(peer, principal, frames):
+            if not self._intake.put(peer, principal, frames) and not self._hang_up(peer, principal):
                 break
         effects += core.handle_messages(now_ns, self._for_the_core())
         for peer, weight in core.oversteps().items():
@@ -265,6 +261,16 @@ class Daemon:
                 self._departures.note(peer)  # once it has been told why, it may come anew
         self._unreadable.clear()
         self._perform(effects)
+
+    def _hang_up(self, peer: bytes, principal: Principal) -> bool:
+        """Break the connection that was read last, if it goes on though it is not served. Only one with a key."""
+        if self._doorkeeper is None or not self._intake.is_deaf:
+            return False
+        said = self._doorkeeper.hang_up(principal)
+        if said:
+            self._intake.cut(peer)
+            self._warn(said)
+        return bool(said)
 
     def _take_direct(self, peer: bytes, frame: bytes) -> bool:
         return self._intake.put(peer, LOCAL, [frame])
@@ -279,9 +285,9 @@ class Daemon:
             if kind is Submit or kind is AttemptDone:
                 # The two of every call: their payloads are in them, or are looked for.
                 payload = message.arguments if kind is Submit else message.result
-                if type(payload) is Reference and self._is_payload(peer, principal, message):
+                if type(payload) is Reference and self._payload_traffic.takes(taken):
                     continue
-            elif self._is_too_much(peer, principal, message) or self._is_payload(peer, principal, message):
+            elif self._is_too_much(peer, principal, message) or self._payload_traffic.takes(taken):
                 continue
             yield taken
 
@@ -353,37 +359,6 @@ class Daemon:
         left_out = self._budget.take(time.monotonic_ns())
         if left_out is not None:
             log.warning("%s%s", line, f" ({left_out} more lines were left out)" if left_out else "")
-
-    def _is_payload(self, peer: bytes, principal: Principal, message: Message) -> bool:
-        """Payload bytes never enter the core; a message that refers to bytes that are not here is not for it yet."""
-        kind, payloads, answer = type(message), self._payloads, None
-        if kind is PayloadChunk:
-            answer = payloads.arrived(message, _owner(principal))
-        elif kind is PayloadCredit:
-            answer = payloads.wanted(peer, message)
-        elif kind is PayloadOffer:
-            answer = payloads.offered(message, _owner(principal))
-        elif kind is PayloadRefused:
-            self._warn(f"peer {peer.hex()} refused a payload: {message.failure.message!a}")
-        else:
-            field = _CARRIES_PAYLOAD.get(kind)
-            payload = b"" if field is None else getattr(message, field)
-            if type(payload) is not Reference:
-                return False
-            if payload.payload_id in payloads:
-                return False
-            if kind is AttemptDone and not self._core.wants_result(message):
-                return False  # settled long ago, and its bytes dropped: the agent has only to be told
-            if kind is SubmitDetached and not self._core.wants_arguments(principal, message):
-                return False  # accepted long ago: the client has only to be told
-            # No refusal: that would end an upload of these bytes which has begun since its sender said this.
-            answer = PayloadCredit(payload.payload_id, 0, 0)
-            self._intake.blame(peer, _REFUSED_BLAME)
-        if answer is not None:
-            self._queue(peer, answer)
-            if type(answer) is PayloadRefused:
-                self._intake.blame(peer, _REFUSED_BLAME)
-        return True
 
     # ------------------------------------------------------------ sending
 
@@ -490,10 +465,6 @@ class Daemon:
                 direct.drop(peer)
             for peer in self._departures.gone(self._peers):
                 del self._peers[peer]
-
-
-def _owner(principal: Principal) -> str:
-    return EVERYBODY if principal is LOCAL else principal.key
 
 
 _FOR_THE_DAEMON = ABOUT_KEYS | {BackUp}

@@ -14,10 +14,11 @@ them nothing more of that connection is read. A new one starts anew.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 
 from keepwarm_scheduler.core.events import Principal
-from keepwarm_wire.codec import ProtocolError, decode_frame
+from keepwarm_wire.codec import ProtocolError, decode_rows, read_rows
 from keepwarm_wire.messages import Message
 
 __all__ = [
@@ -40,7 +41,7 @@ WAITING_BYTES_MAX = 48 * 1024 * 1024
 
 BAD_FRAMES_MAX = 3
 
-BLAME_MAX = 5_000
+BLAME_MAX = 2_000
 """With so much blame on it, a connection is served slowly."""
 
 BLAME_HALVED_NS = 1_000_000_000
@@ -53,6 +54,9 @@ REST_MAX_NS = 1_000_000_000
 
 FRAMES_MAX = 16
 """Of one connection in one turn; and so many of them may wait, unless they are large."""
+
+ROWS_AT_ONCE = 100
+"""Messages of a frame that are decoded in one step: the others need not wait for a thousand of them."""
 
 LARGE_BYTES = 256 * 1024
 
@@ -78,24 +82,32 @@ class _Lane:
         "bad_frames",
         "blame",
         "blame_ns",
+        "decoded",
         "frames",
         "has_dropped",
+        "is_cut",
         "messages",
         "principal",
         "read",
         "rests_until_ns",
+        "rows",
         "turn",
         "waiting_bytes",
     )
 
     def __init__(self) -> None:
         self.frames: deque[tuple[Principal, bytes, int]] = deque()
+        self.rows: Iterator[Any] | None = None
+        """What is to be decoded of the latest frame; ``decoded`` is what was, and waits for the rest."""
+        self.decoded: list[Message] = []
         self.messages: deque[Message] = deque()
         self.principal: Principal | None = None
         """Whose ``messages`` are."""
         self.waiting_bytes = 0
         self.bad_frames = 0
         self.has_dropped = False
+        self.is_cut = False
+        """Whether it has been hung up on: what still comes of it was under way."""
         self.rests_until_ns = 0
         self.blame = self.blame_ns = 0
         """How much is blamed on it, and when half of that was forgotten last."""
@@ -122,6 +134,8 @@ class Intake:
         self._lanes: dict[bytes, _Lane] = {}
         self._waiting: dict[bytes, _Lane] = {}
         self._turn = 0
+        self.is_deaf = False
+        """Whether the connection that was put last goes on though it is served slowly, or not at all."""
         self.is_flooded = False
         """Whether in this turn some connection had more small frames than it should: a pause would make it wait."""
 
@@ -146,12 +160,15 @@ class Intake:
         if lane.turn != self._turn:
             lane.turn, lane.read = self._turn, 0
         lane.read += 1
+        self.is_deaf = False
+        if lane.is_cut:
+            return True
         if lane.bad_frames < BAD_FRAMES_MAX:
             frame = frames[0] if frames else b""
             size = len(frame) + _FRAME_COST_BYTES
             is_blamed = lane.blame >= BLAME_MAX
             if is_blamed and len(lane.frames) >= FRAMES_MAX:
-                self.is_flooded = True
+                self.is_flooded = self.is_deaf = True
             elif not lane.waiting_bytes or lane.waiting_bytes + size <= WAITING_BYTES_MAX:
                 lane.waiting_bytes += size
                 lane.frames.append((principal, frame, len(frames)))
@@ -163,7 +180,7 @@ class Intake:
                 self.is_flooded = self.is_flooded or is_blamed or lane.waiting_bytes < FRAMES_MAX * SMALL_BYTES
                 return False
         else:
-            self.is_flooded = True
+            self.is_flooded = self.is_deaf = True
         if lane.read < FRAMES_MAX:
             return True
         self.is_flooded = self.is_flooded or lane.waiting_bytes < FRAMES_MAX * SMALL_BYTES
@@ -194,33 +211,61 @@ class Intake:
                 if lane.messages:
                     assert lane.principal is not None
                     yield Taken(peer, lane.principal, lane.messages.popleft())
-                elif lane.frames:
+                elif lane.frames or lane.rows is not None:
                     self._decode(peer, lane)
                 else:
                     del waiting[peer]
                     break
                 if clock_ns() >= end_ns:
                     # The others first, next time.
-                    if waiting.pop(peer, None) is lane and (lane.messages or lane.frames):
+                    if waiting.pop(peer, None) is lane and (lane.messages or lane.frames or lane.rows is not None):
                         waiting[peer] = lane
                     break
             ended_ns = clock_ns()
             lane.rests_until_ns = ended_ns + min(REST_MAX_NS, SLOWNESS * (ended_ns - began_ns))
 
     def _decode(self, peer: bytes, lane: _Lane) -> None:
+        """Read the next frame, or the next part of a long one. None of its messages counts before all are decoded."""
+        try:
+            if lane.rows is None:
+                lane.rows = iter(self._next_rows(lane))
+            part = decode_rows(tuple(islice(lane.rows, ROWS_AT_ONCE)))
+        except ProtocolError as error:
+            self._on_bad(peer, lane, error)
+            return
+        lane.decoded += part
+        if len(part) < ROWS_AT_ONCE:
+            lane.messages.extend(lane.decoded)
+            lane.decoded.clear()
+            lane.rows = None
+
+    @staticmethod
+    def _next_rows(lane: _Lane) -> tuple[Any, ...]:
         lane.principal, frame, count = lane.frames.popleft()
         lane.waiting_bytes -= len(frame) + _FRAME_COST_BYTES
-        try:
-            if count != 1:
-                raise ProtocolError(f"a message of {count} frames or more, 1 expected")
-            lane.messages.extend(decode_frame(frame))
-        except ProtocolError as error:
-            lane.bad_frames += 1
-            is_over = lane.bad_frames >= BAD_FRAMES_MAX
-            if is_over:
-                lane.frames.clear()
-                lane.waiting_bytes = 0
-            self._on_bad_frame(peer, error, is_over)
+        if count != 1:
+            raise ProtocolError(f"a message of {count} frames or more, 1 expected")
+        return read_rows(frame)
+
+    def _on_bad(self, peer: bytes, lane: _Lane, error: ProtocolError) -> None:
+        lane.rows = None
+        lane.decoded.clear()
+        lane.bad_frames += 1
+        is_over = lane.bad_frames >= BAD_FRAMES_MAX
+        if is_over:
+            lane.frames.clear()
+            lane.waiting_bytes = 0
+        self._on_bad_frame(peer, error, is_over)
+
+    def cut(self, peer: bytes) -> None:
+        """It has been hung up on: nothing of what it has said is handled any more, nor of what still comes."""
+        lane = self._lanes[peer]
+        lane.is_cut, lane.waiting_bytes = True, 0
+        lane.rows = None
+        for waiting in (lane.frames, lane.decoded, lane.messages):
+            waiting.clear()
+        self._waiting.pop(peer, None)
+        self.is_flooded = False
 
     def forget(self, peer: bytes) -> None:
         """A connection is gone: what waits of it is not handled any more."""

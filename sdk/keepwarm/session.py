@@ -15,7 +15,6 @@ from keepwarm.session_calls import Call, CallState, Function, cancelled_here, fa
 from keepwarm.session_detached import Ask, Detached, Told
 from keepwarm.session_sending import Sending
 from keepwarm.transfers import Download, Transfers
-from keepwarm_wire.fields import COLLECTION_MAX
 from keepwarm_wire.messages import (
     Cancel,
     ClientBeat,
@@ -312,8 +311,8 @@ class Session:
 
     def _acknowledge(self) -> None:
         numbers, self._received, self._received_at_ns = self._received, [], None
-        for start in range(0, len(numbers), COLLECTION_MAX):
-            self._outgoing.append(Received(tuple(numbers[start : start + COLLECTION_MAX])))
+        for start in range(0, len(numbers), RECEIVED_AT_ONCE):
+            self._outgoing.append(Received(tuple(numbers[start : start + RECEIVED_AT_ONCE])))
 
     def _beat(self, now_ns: int) -> None:
         self._beat_number += 1

@@ -15,7 +15,16 @@ from keepwarm_wire.fields import DOCUMENT_BYTES_MAX
 from keepwarm_wire.messages import TAGS, Message
 from keepwarm_wire.schemas import Decoder, ProtocolError, schema_of
 
-__all__ = ["FRAME_BYTES_MAX", "FRAME_BYTES_SOFT", "ProtocolError", "decode_frame", "encode_frame", "encode_frames"]
+__all__ = [
+    "FRAME_BYTES_MAX",
+    "FRAME_BYTES_SOFT",
+    "ProtocolError",
+    "decode_frame",
+    "decode_rows",
+    "encode_frame",
+    "encode_frames",
+    "read_rows",
+]
 
 FRAME_BYTES_MAX = DOCUMENT_BYTES_MAX + 2 * 1024 * 1024
 """Largest frame that is read. The sockets are told the same, so more never enters memory."""
@@ -72,6 +81,14 @@ def decode_frame(frame: bytes) -> list[Message]:
     >>> decode_frame(encode_frame([Cancel(7)]))
     [Cancel(call_number=7)]
     """
+    return decode_rows(read_rows(frame))
+
+
+def read_rows(frame: bytes) -> tuple[Any, ...]:
+    """The messages of a frame, unchecked: pass all of them to ``decode_rows``, a part at a time perhaps.
+
+    Raises ``ProtocolError`` for a frame that is not even an array.
+    """
     if len(frame) > FRAME_BYTES_MAX:
         raise ProtocolError(f"frame of {len(frame)} bytes, at most {FRAME_BYTES_MAX} are read")
     try:
@@ -81,6 +98,11 @@ def decode_frame(frame: bytes) -> list[Message]:
         raise ProtocolError(f"not MessagePack: {type(error).__name__}") from None
     if type(rows) is not tuple or len(rows) > MESSAGES_PER_FRAME_MAX:
         raise ProtocolError("a frame is an array of messages")
+    return rows
+
+
+def decode_rows(rows: Sequence[Any]) -> list[Message]:
+    """Decode a part of what ``read_rows`` returned. Raises ``ProtocolError`` for any that break the rules."""
     decoders = _DECODERS
     try:
         return [decoders[row[0] if type(row[0]) is int else _no_tag(row[0])](row) for row in rows]

@@ -1,7 +1,7 @@
 """All about keys for one daemon: who may connect, whose message this is, and what administrators do with keys.
 
 It owns the registry, the gate, and which connections belong to which key. A key that is revoked is not let in again,
-and what its open connections still say is answered with a refusal: ZeroMQ cannot close a connection by itself.
+and what its open connections still say is answered with a refusal. Who floods us is hung up on.
 """
 
 import logging
@@ -15,14 +15,18 @@ import zmq
 from keepwarm_scheduler.core.events import Principal
 from keepwarm_scheduler.journal import Opened
 from keepwarm_scheduler.security.answering import answer
+from keepwarm_scheduler.security.hanging_up import hang_up
 from keepwarm_scheduler.security.records import Record
 from keepwarm_scheduler.security.registry import Registry
+from keepwarm_scheduler.security.rests import Rests
 from keepwarm_scheduler.security.zap import Gate, receive
 from keepwarm_wire.credentials import as_name
 from keepwarm_wire.key_files import read_key_store
 from keepwarm_wire.messages import AgentHello, Message, Refused
 
 __all__ = ["Doorkeeper", "Received"]
+
+_TOLD_MAX = 16
 
 log = logging.getLogger("keepwarm.scheduler.security")
 
@@ -68,14 +72,30 @@ class Doorkeeper:
             changed += self._registry.adopt_admin(store.admin, _wall_s()).records
         if changed:
             save(changed)
-        self._gate = Gate(context, self._registry)
+        self._rests = Rests()
+        self._gate = Gate(context, self._registry, self._rests)
         self._peers_of: dict[str, dict[bytes, None]] = {}
         self._key_of: dict[bytes, str] = {}
+        self._latest: zmq.Frame | None = None
+        """The frame that was received last."""
+        self._told: dict[bytes, int] = {}
+        """How often connections of keys that are let in no more have been told so."""
 
     @property
     def gate(self) -> "zmq.Socket[bytes]":
         """For the poller: call ``serve_gate`` when it is readable."""
         return self._gate.socket
+
+    @property
+    def next_ns(self) -> int | None:
+        """When to call ``serve_gate`` even if it is not readable, on the monotonic clock."""
+        return self._gate.next_ns
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for that."""
+        next_ns = self._gate.next_ns
+        return next_ns is not None and next_ns <= time.monotonic_ns()
 
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
         """Let a socket, before it is bound, take only connections that the gate lets in."""
@@ -89,7 +109,7 @@ class Doorkeeper:
 
     def receive(self, socket: "zmq.Socket[bytes]") -> Received:
         """One message, with its sender's principal. Raises ``zmq.Again`` if there is none."""
-        peer, user_id, frames = receive(socket)
+        peer, user_id, frames, self._latest = receive(socket)
         if user_id is None:
             return Received(peer, None, frames, is_another=False)
         known = self._key_of.get(peer)
@@ -97,7 +117,26 @@ class Doorkeeper:
             self.forget(peer)
             self._key_of[peer] = user_id
             self._peers_of.setdefault(user_id, {})[peer] = None
-        return Received(peer, self._registry.principal_of(user_id), frames, known not in (None, user_id))
+        principal = self._registry.principal_of(user_id)
+        if principal is None:
+            self._hang_up_on_the_revoked(peer)
+        return Received(peer, principal, frames, known not in (None, user_id))
+
+    def hang_up(self, principal: Principal) -> str:
+        """Break the connection that the latest message came by. Its key has to rest before it is let in again.
+
+        Returns what to log; nothing if the connection is gone already.
+        """
+        if self._latest is None or not hang_up(self._latest):
+            return ""
+        rest_ns = self._rests.begin(principal.key, time.monotonic_ns())
+        return f"{self._registry.name_of(principal)} floods us: hung up on, and let in again after {rest_ns / 1e9:g} s"
+
+    def _hang_up_on_the_revoked(self, peer: bytes) -> None:
+        """Those who have been told often enough that they are let in no more."""
+        told = self._told[peer] = self._told.get(peer, 0) + 1
+        if told >= _TOLD_MAX and self._latest is not None:
+            hang_up(self._latest)
 
     def refusal(self, principal: Principal, message: Message) -> Refused | None:
         """What a key may not claim, its role apart: a node is called what its key is called."""
@@ -123,6 +162,7 @@ class Doorkeeper:
 
     def forget(self, peer: bytes) -> None:
         """A connection is gone."""
+        self._told.pop(peer, None)
         key = self._key_of.pop(peer, None)
         if key is not None:
             peers = self._peers_of[key]

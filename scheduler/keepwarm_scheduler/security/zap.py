@@ -6,9 +6,10 @@ questions are answered in the scheduler's own loop: ``Gate.socket`` is in its po
 Rules: fail closed. A guarded socket demands an answer (``ZAP_ENFORCE_DOMAIN``), so without a gate, or with one in
 another context, nobody gets in. Only CURVE is let through, only for our domain, only keys that the registry accepts.
 Whoever is turned away is told nothing; the scheduler's log says why, a few lines at a time. The decision is a pure
-function, ``decide``.
+function, ``decide``. A key that rests (``rests``) is answered once it has rested.
 """
 
+import heapq
 import logging
 from collections import deque
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import zmq
 from keepwarm_scheduler.core.events import Principal
 from keepwarm_scheduler.security.records import Record
 from keepwarm_scheduler.security.registry import Accepted, Registry, Rejected
+from keepwarm_scheduler.security.rests import Rests
 from keepwarm_wire.credentials import KEY_BYTES, KeyPair
 
 __all__ = ["Decision", "Gate", "Incoming", "LogBudget", "decide", "receive"]
@@ -27,6 +29,9 @@ DOMAIN = b"keepwarm"
 _ADDRESS = "inproc://zeromq.zap.01"
 _VERSION = b"1.0"
 _QUESTIONS_PER_TURN = 256
+_WAITING_MAX = 256
+"""Handshakes of keys that rest; of further ones nothing is heard until ZeroMQ ends them."""
+
 _FIRST_FRAMES = 7
 """Delimiter, version, request id, domain, address, identity, mechanism; the credentials follow."""
 
@@ -95,13 +100,16 @@ class Gate:
     Args:
         context: that of the sockets to guard.
         registry: who may come in.
+        rests: whose connections have to wait.
 
     Raises:
         zmq.ZMQError: the context has a gate already.
     """
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", registry: Registry, rests: Rests) -> None:
+        self._registry, self._rests = registry, rests
+        self._waiting: list[tuple[int, bytes, list[bytes]]] = []
+        """Questions about keys that rest, a heap: until when, and who asks what."""
         self._budget = LogBudget()
         self.socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         """For the poller of the loop: readable when there is a question."""
@@ -120,26 +128,44 @@ class Gate:
         socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
+    @property
+    def next_ns(self) -> int | None:
+        """When to ``serve`` even if nothing is asked, on the monotonic clock."""
+        return self._waiting[0][0] if self._waiting else None
+
     def serve(self, now_ns: int, wall_now_s: int) -> list[Record]:
         """Answer what is asked. The records say who was seen; they may be written when something else is.
 
         Args:
-            now_ns: monotonic time, for the log alone.
+            now_ns: monotonic time, for rests and the log.
             wall_now_s: wall time, for the ends of tokens.
         """
         records: list[Record] = []
+        while self._waiting and self._waiting[0][0] <= now_ns:
+            _, asker, question = heapq.heappop(self._waiting)
+            records += self._answer(asker, question, now_ns, wall_now_s)
         for _ in range(_QUESTIONS_PER_TURN):
             try:
                 asker, *question = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            decision = decide(question, self._registry, wall_now_s)
-            if decision.accepted is not None:
-                records += self._registry.seen(decision.accepted, wall_now_s)
-            else:
-                self._log(decision.reason, now_ns)
-            if decision.frames:
-                self.socket.send_multipart((asker, *decision.frames), zmq.NOBLOCK)
+            records += self._answer(asker, question, now_ns, wall_now_s)
+        return records
+
+    def _answer(self, asker: bytes, question: list[bytes], now_ns: int, wall_now_s: int) -> list[Record]:
+        records: list[Record] = []
+        decision = decide(question, self._registry, wall_now_s)
+        if decision.accepted is not None:
+            until_ns = self._rests.until_ns(decision.accepted.key, now_ns)
+            if until_ns is not None:
+                if len(self._waiting) < _WAITING_MAX:
+                    heapq.heappush(self._waiting, (until_ns, asker, question))
+                return records
+            records += self._registry.seen(decision.accepted, wall_now_s)
+        else:
+            self._log(decision.reason, now_ns)
+        if decision.frames:
+            self.socket.send_multipart((asker, *decision.frames), zmq.NOBLOCK)
         return records
 
     def _log(self, reason: str, now_ns: int) -> None:
@@ -157,12 +183,14 @@ class Incoming(NamedTuple):
     """A message as it came in. ``user_id`` is the key that its connection has proved to hold.
 
     It says that of a guarded socket only: on one without CURVE it is None, or whatever the peer made up.
-    ``frames`` are the first two at most: a message of the protocol is one.
+    ``frames`` are the first two at most: a message of the protocol is one. ``first`` is the first of them, with all
+    that ZeroMQ knows of its connection.
     """
 
     peer: bytes
     user_id: str | None
     frames: list[bytes]
+    first: zmq.Frame
 
 
 def receive(socket: "zmq.Socket[bytes]") -> Incoming:
@@ -182,4 +210,4 @@ def receive(socket: "zmq.Socket[bytes]") -> Incoming:
         surplus = socket.recv(zmq.NOBLOCK)
         if len(frames) < 2:
             frames.append(surplus)
-    return Incoming(peer, user_id, frames)
+    return Incoming(peer, user_id, frames, frame)

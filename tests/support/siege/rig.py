@@ -4,6 +4,7 @@ The innocent program makes warm calls all the time and notes how long each took;
 with a while in which a process burns as much processor time without being connected.
 """
 
+import itertools
 import json
 import math
 import subprocess
@@ -18,6 +19,7 @@ import psutil
 
 from support.programs import environment_of, start_program
 from support.secured import SecuredCluster, secured_cluster
+from support.siege.enrolled import AGENTS
 from support.waiting import until
 
 __all__ = ["Comparison", "Siege", "besieged"]
@@ -89,10 +91,7 @@ class Siege:
         self.port = int(port)
         cluster.agent("good")
         self._innocent_home = cluster.user("--namespace", "innocent", name="ann")
-        self.client_key = next((cluster.user("--namespace", "hostile", name="mallory") / "logins").iterdir())
-        home = cluster.new_home()
-        cluster.agent("evil", home=home).end()
-        self.agent_key = home / "nodes" / "evil" / "agent.key"
+        self._attackers = itertools.count(1)
         self.scheduler = psutil.Process(cluster.scheduler.process.pid)
         self._notes = self._innocent_home / "notes"
         self._innocent = start_program(
@@ -135,9 +134,18 @@ class Siege:
 
     # ------------------------------------------------------------ acting
 
+    def new_key(self, attack: str) -> Path:
+        """A key that has done no harm yet, of a client or an agent, whichever the attack is for."""
+        name = f"mallory-{next(self._attackers)}"
+        if attack not in AGENTS:
+            return next((self.cluster.user("--namespace", "hostile", name=name) / "logins").iterdir())
+        home = self.cluster.new_home()
+        self.cluster.agent(name, home=home).end()
+        return home / "nodes" / name / "agent.key"
+
     def strike(self, attack: str, seconds: float) -> Struck:
-        """One attack, from a process of its own."""
-        key = self.agent_key if attack in ("lies", "beats of others", "names of others") else self.client_key
+        """One attack, from a process of its own and with a key of its own."""
+        key = self.new_key(attack)
         attacker = self._start(attack, self.host, str(self.port), str(key), str(seconds))
         assert attacker.stdout is not None
         assert attacker.stdout.readline() == "ready\n"

@@ -1,0 +1,58 @@
+"""Keys that rest: a connection of theirs was hung up on, for it flooded us, and new ones have to wait for a while.
+
+Rules: a rest lasts ``REST_FIRST_NS``, and twice as long as the one before if that ended less than ``FORGOTTEN_NS`` ago,
+up to ``REST_MAX_NS``: later than that ZeroMQ would end the handshakes that wait. Other connections of the key go on.
+"""
+
+from typing import NamedTuple
+
+__all__ = ["FORGOTTEN_NS", "REST_FIRST_NS", "REST_MAX_NS", "Rests"]
+
+REST_FIRST_NS = 1_000_000_000
+REST_MAX_NS = 4_000_000_000
+FORGOTTEN_NS = 60_000_000_000
+
+
+class _Rest(NamedTuple):
+    until_ns: int
+    length_ns: int
+
+
+class Rests:
+    """Who rests until when.
+
+    Example::
+
+        rests = Rests()
+        rests.begin("key", now_ns=0)
+        assert rests.until_ns("key", now_ns=1) == REST_FIRST_NS
+    """
+
+    def __init__(self) -> None:
+        self._rests: dict[str, _Rest] = {}
+        """In the order of their beginnings."""
+
+    def begin(self, key: str, now_ns: int) -> int:
+        """A connection of this key has just been hung up on. Returns how long the key rests, in nanoseconds."""
+        self._forget(now_ns)
+        before = self._rests.pop(key, None)
+        if before is None:
+            length_ns = REST_FIRST_NS
+        elif now_ns < before.until_ns:
+            length_ns = before.length_ns  # of another connection, in the same rest
+        else:
+            length_ns = min(REST_MAX_NS, 2 * before.length_ns)
+        self._rests[key] = _Rest(now_ns + length_ns, length_ns)
+        return length_ns
+
+    def until_ns(self, key: str, now_ns: int) -> int | None:
+        """When the rest of this key ends; None if it does not rest."""
+        rest = self._rests.get(key)
+        return None if rest is None or rest.until_ns <= now_ns else rest.until_ns
+
+    def _forget(self, now_ns: int) -> None:
+        while self._rests:
+            key, rest = next(iter(self._rests.items()))
+            if now_ns - rest.until_ns < FORGOTTEN_NS:
+                return
+            del self._rests[key]
