@@ -26,6 +26,7 @@ __all__ = [
     "BLAME_HALVED_NS",
     "BLAME_MAX",
     "FRAMES_MAX",
+    "PARTS_MAX",
     "SLICE_NS",
     "SLOWNESS",
     "WAITING_BYTES_MAX",
@@ -59,6 +60,9 @@ ROWS_AT_ONCE = 100
 """Messages of a frame that are decoded in one step: the others need not wait for a thousand of them."""
 
 LARGE_BYTES = 256 * 1024
+
+PARTS_MAX = 64
+"""Frames of one message, which ought to be one. ZeroMQ hands them out one by one, and nothing else before the last."""
 
 SMALL_BYTES = 1024
 """Who is busy puts many messages into each frame; frames that are many and small are a flood."""
@@ -150,7 +154,7 @@ class Intake:
         return lane is not None and lane.blame < BLAME_MAX
 
     def put(self, peer: bytes, principal: Principal, frames: list[bytes]) -> bool:
-        """A message of ZeroMQ has come: ``frames`` are its first two at most. False once no more is to be read now.
+        """A message of ZeroMQ has come, one frame if it is ours. False once no more is to be read now.
 
         ZeroMQ gives the frames of many connections in turn, so that no more of this one means enough of the others.
         """
@@ -163,6 +167,9 @@ class Intake:
         self.is_deaf = False
         if lane.is_cut:
             return True
+        if len(frames) >= PARTS_MAX:
+            self.is_flooded = self.is_deaf = True
+            return False
         if lane.bad_frames < BAD_FRAMES_MAX:
             frame = frames[0] if frames else b""
             size = len(frame) + _FRAME_COST_BYTES

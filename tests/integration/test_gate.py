@@ -9,8 +9,11 @@ import pytest
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from keepwarm_scheduler.intake import PARTS_MAX
+from keepwarm_scheduler.security.hanging_up import hang_up
 from keepwarm_scheduler.security.records import TokenRecord
 from keepwarm_scheduler.security.registry import Registry
+from keepwarm_scheduler.security.rests import REST_FIRST_NS, Rests
 from keepwarm_scheduler.security.zap import Gate, Incoming, receive
 from keepwarm_wire.credentials import KeyPair
 from support.waiting import until
@@ -76,13 +79,14 @@ class House:
         self.stack = stack
         self.server = new_pair()
         self.registry = Registry(self.server.public)
-        self.now_s = NOW_S
+        self.rests = Rests()
+        self.now_s, self.now_ns = NOW_S, 0
         self.came_in: list[Incoming] = []
         self.context: Context = zmq.Context()
         elsewhere: Context = zmq.Context() if gate_is_elsewhere else self.context
         for context in (self.context, elsewhere):
             stack.callback(context.term)
-        self.gate = Gate(elsewhere, self.registry) if gate else None
+        self.gate = Gate(elsewhere, self.registry, self.rests) if gate else None
         if self.gate is not None:
             stack.callback(self.gate.close)
         self.socket = self.context.socket(zmq.ROUTER)
@@ -97,7 +101,7 @@ class House:
     def turn(self) -> None:
         """Answer what was asked, take what has come in."""
         if self.gate is not None:
-            self.gate.serve(0, self.now_s)
+            self.gate.serve(self.now_ns, self.now_s)
         try:
             while True:
                 self.came_in.append(receive(self.socket))
@@ -205,6 +209,53 @@ def test_a_revoked_key_is_turned_away_and_one_that_is_inside_is_nobody(
     assert house.registry.principal_of(house.came_in[0].user_id or "") is None
 
 
+# ---------------------------------------------------------------- hanging up
+
+
+def test_one_connection_is_hung_up_on_and_the_others_are_not(house: House) -> None:
+    peers = [Peer(house.stack).connect(house.address, house.server.public, house.enrolled(name)) for name in "ab"]
+    for peer in peers:
+        peer.socket.send(b"hello")
+    house.until(lambda: len(house.came_in) == 2)
+    first = house.came_in[0]
+    assert hang_up(first.source) is house.address.startswith("tcp")
+    if house.address.startswith("tcp"):
+        house.until(lambda: any(len(peer.events()) == 2 for peer in peers))  # made anew by ZeroMQ
+        assert sorted(len(peer.events()) for peer in peers) == [1, 2]
+
+
+def test_a_connection_that_is_gone_is_not_hung_up_on(stack: ExitStack) -> None:
+    house = House(stack, "tcp://127.0.0.1:*")
+    peer = Peer(house.stack).connect(house.address, house.server.public, house.enrolled("alice"))
+    peer.socket.send(b"bye")
+    house.until(lambda: bool(house.came_in))
+    peer.leave()
+    until(lambda: not hang_up(house.came_in[0].source))
+
+
+def test_a_key_that_rests_waits_and_the_others_do_not(house: House) -> None:
+    alice, bob = house.enrolled("alice"), house.enrolled("bob")
+    house.rests.begin(alice.public_z85.decode(), house.now_ns)
+    waiting = Peer(house.stack).connect(house.address, house.server.public, alice)
+    house.until(lambda: house.gate is not None and house.gate.next_ns == REST_FIRST_NS)
+    assert house.knock(bob) == GOT_IN
+    assert waiting.events() == []
+    house.now_ns = REST_FIRST_NS
+    assert house.outcome_of(waiting) == GOT_IN
+    assert house.gate is not None
+    assert house.gate.next_ns is None
+
+
+def test_a_key_that_is_revoked_while_it_rests_is_turned_away(house: House) -> None:
+    alice = house.enrolled("alice")
+    house.rests.begin(alice.public_z85.decode(), house.now_ns)
+    waiting = Peer(house.stack).connect(house.address, house.server.public, alice)
+    house.until(lambda: house.gate is not None and house.gate.next_ns is not None)
+    house.registry.revoke("alice", house.now_s)
+    house.now_ns = REST_FIRST_NS
+    assert house.outcome_of(waiting) == TURNED_AWAY
+
+
 def test_a_wrong_server_key_is_noticed_by_the_peer(house: House) -> None:
     """Who is deceived about the scheduler sends it nothing, not even its key."""
     assert house.knock(house.enrolled("alice"), server=new_pair().public) == NO_DETAIL
@@ -255,7 +306,7 @@ def test_a_gate_that_was_closed_lets_nobody_in(house: House) -> None:
 
 def test_a_context_has_one_gate(house: House) -> None:
     with pytest.raises(zmq.ZMQError, match="in use"):
-        Gate(house.context, house.registry)
+        Gate(house.context, house.registry, Rests())
 
 
 def test_the_key_of_a_message_is_its_connections_whatever_routing_id_it_chose(house: House) -> None:
@@ -289,5 +340,6 @@ def test_surplus_frames_are_dropped_with_their_message(house: House) -> None:
     peer.socket.send_multipart([b"frame"] * 100)
     peer.socket.send(b"next")
     house.until(lambda: len(house.came_in) == 2)
-    assert [incoming.frames for incoming in house.came_in] == [[b"frame"] * 2, [b"next"]]
+    told = [b"frame"] * 2 + [b""] * (PARTS_MAX - 2)
+    assert [incoming.frames for incoming in house.came_in] == [told, [b"next"]]
     assert house.came_in[0].user_id == house.came_in[1].user_id

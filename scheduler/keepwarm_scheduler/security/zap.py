@@ -17,6 +17,7 @@ from typing import NamedTuple
 import zmq
 
 from keepwarm_scheduler.core.events import Principal
+from keepwarm_scheduler.intake import PARTS_MAX
 from keepwarm_scheduler.security.records import Record
 from keepwarm_scheduler.security.registry import Accepted, Registry, Rejected
 from keepwarm_scheduler.security.rests import Rests
@@ -183,14 +184,14 @@ class Incoming(NamedTuple):
     """A message as it came in. ``user_id`` is the key that its connection has proved to hold.
 
     It says that of a guarded socket only: on one without CURVE it is None, or whatever the peer made up.
-    ``frames`` are the first two at most: a message of the protocol is one. ``first`` is the first of them, with all
-    that ZeroMQ knows of its connection.
+    ``frames`` are the first ``PARTS_MAX`` at most, those after the second without what was in them: a message of the
+    protocol is one. ``source`` is the first as ZeroMQ gave it, which knows its connection.
     """
 
     peer: bytes
     user_id: str | None
     frames: list[bytes]
-    first: zmq.Frame
+    source: zmq.Frame
 
 
 def receive(socket: "zmq.Socket[bytes]") -> Incoming:
@@ -208,6 +209,6 @@ def receive(socket: "zmq.Socket[bytes]") -> Incoming:
     frames = [frame.bytes]
     while socket.getsockopt(zmq.RCVMORE):
         surplus = socket.recv(zmq.NOBLOCK)
-        if len(frames) < 2:
-            frames.append(surplus)
+        if len(frames) < PARTS_MAX:
+            frames.append(surplus if len(frames) < 2 else b"")
     return Incoming(peer, user_id, frames, frame)

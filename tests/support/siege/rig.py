@@ -48,12 +48,17 @@ with open({notes!r}, "a", buffering=1) as notes:
 
 
 class Struck(NamedTuple):
-    """An attack that is over."""
+    """An attack that is over. ``used_s`` is the processor time used in all by the end of each slot."""
 
     times: int
-    cpu_s: float
+    used_s: list[float]
     began_s: float
     ended_s: float
+
+    @property
+    def cpu_s(self) -> float:
+        """How much processor time it used."""
+        return self.used_s[-1] if self.used_s else 0.0
 
 
 class Comparison(NamedTuple):
@@ -147,18 +152,20 @@ class Siege:
         """One attack, from a process of its own and with a key of its own."""
         key = self.new_key(attack)
         attacker = self._start(attack, self.host, str(self.port), str(key), str(seconds))
-        assert attacker.stdout is not None
-        assert attacker.stdout.readline() == "ready\n"
         began_s = time.monotonic()
         out, _ = attacker.communicate("go\n", timeout=seconds + 60)
         done = json.loads(out.splitlines()[-1])
-        return Struck(done["count"], done["cpu_s"], began_s, began_s + seconds)
+        return Struck(done["count"], done["used_s"], began_s, began_s + seconds)
 
-    def burn(self, cpu_s: float, seconds: float) -> tuple[float, float]:
-        """As much processor time, in processes that are connected to nothing; when that was."""
-        count = max(1, math.ceil(cpu_s / seconds))
-        burning = [self._start("burn", str(cpu_s / count), str(seconds)) for _ in range(count)]
+    def burn(self, struck: Struck, seconds: float) -> tuple[float, float]:
+        """As much processor time at the same pace, in processes that are connected to nothing; when that was."""
+        count = max(1, math.ceil(struck.cpu_s / seconds))
+        burning = [self._start("burn", str(count)) for _ in range(count)]
         began_s = time.monotonic()
+        for each in burning:
+            assert each.stdin is not None
+            each.stdin.write(json.dumps(struck.used_s) + "\n")
+            each.stdin.flush()
         for each in burning:
             each.communicate(timeout=seconds + 60)
         return began_s, began_s + seconds
@@ -166,13 +173,16 @@ class Siege:
     @staticmethod
     def _start(*arguments: str) -> "subprocess.Popen[str]":
         tests = Path(__file__).parents[2]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "support.siege", *arguments],
             env={**environment_of(Path.home()), "PYTHONPATH": str(tests)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
 
     def compare(self, attack: str, seconds: float, rounds: int = 2) -> Comparison:
         """Attack and burn in turns, and compare what that did to the innocent calls."""
@@ -184,7 +194,7 @@ class Siege:
             struck = self.strike(attack, seconds)
             self.check()
             attacked += self.calls(struck.began_s, struck.ended_s)
-            began_s, ended_s = self.burn(struck.cpu_s, seconds)
+            began_s, ended_s = self.burn(struck, seconds)
             burning += self.calls(began_s, ended_s)
             count, cpu_s = count + struck.times, cpu_s + struck.cpu_s
         grown = self.memory_bytes() - before

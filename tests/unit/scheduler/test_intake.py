@@ -1,11 +1,17 @@
 """Slices of turns, bounds on what waits, and frames that cannot be read."""
 
+from itertools import count
+
+import msgpack
+
 from keepwarm_scheduler.core.events import LOCAL, Principal
 from keepwarm_scheduler.intake import (
     BAD_FRAMES_MAX,
     BLAME_HALVED_NS,
     BLAME_MAX,
     FRAMES_MAX,
+    PARTS_MAX,
+    ROWS_AT_ONCE,
     SLICE_NS,
     SLOWNESS,
     WAITING_BYTES_MAX,
@@ -95,6 +101,36 @@ def test_after_three_bad_frames_nothing_more_is_read_until_there_is_a_new_connec
     rig.intake.forget(A)
     rig.put(A, 3)
     assert rig.turn() == [(A, 3)]
+
+
+def test_a_long_frame_is_decoded_in_parts_between_which_the_others_are_heard() -> None:
+    rig, numbers = Rig(), range(1, 2 * ROWS_AT_ONCE + 2)
+    rig.put(A, *numbers)
+    looks = count(0, SLICE_NS)
+    rig.intake._clock_ns = lambda: next(looks)  # so that every part takes a slice
+    assert rig.turn() == []
+    rig.put(B, 1)
+    assert rig.turn() == []
+    assert rig.turn() == [(B, 1)]
+    rig.intake._clock_ns = lambda: 0
+    assert rig.turn() == [(A, number) for number in numbers]
+    assert not rig.intake.is_waiting
+
+
+def test_a_frame_as_long_as_a_part_is_whole() -> None:
+    rig = Rig()
+    rig.put(A, *range(ROWS_AT_ONCE))
+    rig.put(A, 7)
+    assert [number for _, number in rig.turn()] == [*range(ROWS_AT_ONCE), 7]
+
+
+def test_nothing_of_a_frame_counts_whose_last_message_is_bad() -> None:
+    rig = Rig()
+    rows = [[row[0], *row[1:]] for row in msgpack.unpackb(encode_frame([Cancel(1)] * 2 * ROWS_AT_ONCE))]
+    rig.intake.put(A, LOCAL, [msgpack.packb([*rows, ["?"]])])
+    rig.put(A, 9)
+    assert rig.turn() == [(A, 9)]
+    assert rig.bad == [(A, False)]
 
 
 def test_good_frames_between_bad_ones_pardon_nothing() -> None:
@@ -212,3 +248,60 @@ def test_who_is_not_read_any_more_floods_with_every_frame() -> None:
     assert not rig.intake.is_flooded
     rig.put(A, 1)
     assert rig.intake.is_flooded
+
+
+# ---------------------------------------------------------------- hanging up
+
+
+def flood(rig: Rig, frames: int) -> int:
+    """How many frames of one connection are put before it turns out that it should be hung up on."""
+    for number in range(frames):
+        rig.put(A, 1)
+        if rig.intake.is_deaf:
+            return number
+    return frames
+
+
+def test_who_is_to_blame_and_goes_on_is_deaf() -> None:
+    rig = Rig(cost_ns=SLICE_NS)
+    rig.put(A, 1, 2)
+    rig.turn()
+    assert flood(rig, 1_000) == 1_000, "nothing is to be blamed on it"
+    rig.intake.blame(A, BLAME_MAX)
+    assert flood(rig, 2) == 0
+    rig.put(B, 1)
+    assert not rig.intake.is_deaf
+
+
+def test_who_is_to_blame_and_waits_is_not_deaf() -> None:
+    rig = Rig()
+    rig.put(A, 1)
+    rig.turn()
+    rig.intake.blame(A, BLAME_MAX)
+    assert flood(rig, FRAMES_MAX) == FRAMES_MAX
+    assert flood(rig, 1) == 0
+
+
+def test_a_message_of_very_many_frames_is_deaf() -> None:
+    rig = Rig()
+    assert rig.intake.put(A, LOCAL, [b""] * (PARTS_MAX - 1))
+    assert not rig.intake.is_deaf
+    assert not rig.intake.put(A, LOCAL, [b""] * PARTS_MAX)
+    assert rig.intake.is_deaf
+
+
+def test_nothing_more_is_handled_of_a_connection_that_was_hung_up_on() -> None:
+    rig = Rig(cost_ns=SLICE_NS)
+    rig.put(A, *range(1, 300))
+    rig.put(B, 1)
+    assert rig.turn() == [(A, 1), (B, 1)]
+    rig.intake.cut(A)
+    assert not rig.intake.is_waiting
+    assert not rig.intake.holds(A)
+    rig.put(A, 1)
+    rig.put(B, 2)
+    assert not rig.intake.is_flooded
+    assert rig.turn() == [(B, 2)]
+    rig.intake.forget(A)
+    rig.put(A, 3)
+    assert rig.turn() == [(A, 3)]
