@@ -272,7 +272,8 @@ def received(cluster: Cluster, session: Session, message: Received) -> None:
         if call is not None:
             forget(cluster, call)
         elif session.seen.gaps >= _GAPS_MAX:
-            cluster.overstepped(session.peer)
+            cluster.overstepped(session.peer, len(message.call_numbers))
+            return  # what of the others is true is said again, once their outcomes are repeated
         else:
             session.seen.add(number)  # answered under an earlier scheduler: not missing, and never to be run again
 
