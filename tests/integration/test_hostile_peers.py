@@ -29,7 +29,7 @@ GROWN_BYTES_MAX = 60 * MEBIBYTE
 RATIO_AIM = 1.5
 """What the p99 of innocent calls is aimed at, of that beside the burner."""
 
-RATIO_MAX = 3.0
+RATIO_MAX = 2.0
 """What is demanded of the median over all attacks: a p99 of two seconds is also that of whoever shares the machine."""
 
 P99_MS_MAX = 150.0
