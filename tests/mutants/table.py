@@ -230,8 +230,8 @@ _MESSAGES = {
     ),
     "any attempt's outcome counts": _one(
         _CALLS,
-        "    if call is not None and call.key in cluster.recovering:\n        take_held",
-        "    if call is not None and call.attempt is not None:\n"
+        "    elif call is not None and call.key in cluster.recovering:\n        take_held",
+        "    elif call is not None and call.attempt is not None:\n"
         "        record(cluster, call, message.status, message.result, message.failure, None)\n"
         "    elif call is not None and call.key in cluster.recovering:\n        take_held",
         _REPAIRS + "13_only",
@@ -250,16 +250,28 @@ _MESSAGES = {
     ),
     "a held outcome is dropped": _one(
         _OUTCOMES,
-        "        change(attempt, ATTEMPT, AttemptState.DONE)\n        state.say(attempt.outcome)\n",
-        "        change(attempt, ATTEMPT, AttemptState.DONE)\n        state.say(attempt.outcome)\n"
+        "        change(attempt, ATTEMPT, AttemptState.DONE)\n        _say(state, attempt)\n",
+        "        change(attempt, ATTEMPT, AttemptState.DONE)\n        _say(state, attempt)\n"
         "        del state.attempts[attempt.token]\n",
         _CORE_OF_AGENT, _UNIT_OF_AGENT + "outcomes.py::test_an_outcome_is",
     ),
     "an outcome is said once": _one(
         _OUTCOMES,
-        "if attempt.state is AttemptState.DONE and not attempt.uploading:",
+        "if is_done and state.now_ns - attempt.said_ns >= older_than_ns:",
         "if attempt.output_bytes < 0:",
         _REPAIRS + "13_every", _UNIT_OF_AGENT + "outcomes.py::test_an_outcome_is",
+    ),
+    "what is repeated until final is blamed": _one(
+        _CALLS,
+        "        return  # repeated, as it has to be until the client has it\n",
+        "        cluster.astonished(node)\n        return\n",
+        _UNIT + "oversteps.py::test_an_outcome_that_is_repeated",
+    ),
+    "a beat repeats what was only just said": _one(
+        _OUTCOMES,
+        "state.now_ns - attempt.said_ns >= older_than_ns:",
+        "state.now_ns - attempt.said_ns >= 0:",
+        _UNIT_OF_AGENT + "outcomes.py::test_an_outcome_that_was_only_just",
     ),
     "a lost attempt is not placed again": _one(
         _CALLS, "  # the node never had it\n        place_again(cluster, call)\n", "\n",

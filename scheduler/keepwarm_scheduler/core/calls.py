@@ -231,24 +231,25 @@ def _go_on(cluster: Cluster, instance: Instance, attempt: Attempt) -> None:
 
 def _stale_outcome(cluster: Cluster, node: Node, message: AttemptDone) -> None:
     """Not a current attempt of this node: an old one, or one of an earlier scheduler whose client is to come back."""
-    cluster.astonished(node)
     key = (message.session_id, message.call_number)
     session = cluster.sessions.get(message.session_id)
+    call = None if session is None else session.calls.get(message.call_number)
+    if call is not None and call.settled_attempt == (node, message.attempt):
+        return  # repeated, as it has to be until the client has it
     if message.status == Status.CANCELLED:
         # By a scheduler for its own reasons (a client gone silent): who wants the call cancelled will ask again.
+        cluster.astonished(node)
         cluster.settle(node, message.attempt)
-        return
-    if message.attempt in cluster.given_up:
+    elif message.attempt in cluster.given_up:
+        cluster.astonished(node)
         cluster.settle(node, message.attempt)  # again: the first word of that was lost
         cluster.drop(message.result)
-        return
-    if epoch_of(message.attempt) < cluster.epoch and (session is None or message.call_number not in session.seen):
+    elif epoch_of(message.attempt) < cluster.epoch and (session is None or message.call_number not in session.seen):
         _hold(cluster, node, key, message)
-        return
-    call = None if session is None else session.calls.get(message.call_number)
-    if call is not None and call.key in cluster.recovering:
+    elif call is not None and call.key in cluster.recovering:
         take_held(cluster, call, node, message)
-    elif call is None or call.settled_attempt != (node, message.attempt):
+    else:
+        cluster.astonished(node)
         cluster.settle(node, message.attempt)
         cluster.drop(message.result)
 
@@ -257,6 +258,7 @@ def _hold(cluster: Cluster, node: Node, key: tuple[bytes, int], message: Attempt
     if key in cluster.held:
         return
     if cluster.held_of[node.name] >= _HELD_PER_NODE_MAX:
+        cluster.astonished(node)
         _give_up(cluster, node, message)
         return
     cluster.held[key] = (node, message)

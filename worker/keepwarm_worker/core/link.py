@@ -16,6 +16,7 @@ from keepwarm_worker.core.transitions import InstanceState
 
 __all__ = [
     "HELLO_FIRST",
+    "REPEATED_AFTER_NS",
     "is_new_command",
     "note_heard",
     "on_beat_due",
@@ -26,6 +27,9 @@ __all__ = [
     "on_silence_due",
     "on_welcome",
 ]
+
+REPEATED_AFTER_NS = 1_000_000_000
+"""An outcome that a beat finds not final is repeated once it is so old: those of calls in flight are final sooner."""
 
 HELLO_FIRST = "hello_first"
 """The refusal of a scheduler that does not know this connection."""
@@ -46,7 +50,7 @@ def on_hello_due(state: AgentState, _: int = 0) -> None:
 def on_connected(state: AgentState, _: Connected) -> None:
     """The connection stands: speak at once. A scheduler that was restarted answers that it does not know us."""
     if state.link.welcomed:
-        on_beat_due(state)
+        _beat(state, repeat_older_than_ns=0)
     elif not state.stopping:
         on_hello_due(state)
 
@@ -58,7 +62,7 @@ def on_welcome(state: AgentState, message: wire.Welcome) -> None:
     if restarted and message.cluster_id == link.cluster_id and message.epoch < link.epoch:
         return  # from before a restart, overtaken on the way
     if link.welcomed and not restarted:
-        on_beat_due(state)  # the answer to another hello, or a copy: the numbering of commands goes on
+        _beat(state, repeat_older_than_ns=0)  # to another hello, or a copy: the numbering of commands goes on
         return
     if restarted or not message.known:
         link.last_command = 0
@@ -75,7 +79,7 @@ def on_welcome(state: AgentState, message: wire.Welcome) -> None:
     for report in state.unreported:
         state.say(report)
     state.unreported.clear()
-    on_beat_due(state)
+    _beat(state, repeat_older_than_ns=0)
 
 
 def on_refused(state: AgentState, message: wire.Refused) -> None:
@@ -86,13 +90,17 @@ def on_refused(state: AgentState, message: wire.Refused) -> None:
 
 
 def on_beat_due(state: AgentState, _: int = 0) -> None:
-    """Tell the full state, and repeat what is not known to have arrived."""
+    """Tell the full state, and repeat what should be known to have arrived by now."""
+    _beat(state, repeat_older_than_ns=REPEATED_AFTER_NS)
+
+
+def _beat(state: AgentState, *, repeat_older_than_ns: int) -> None:
     link = state.link
     link.beat_number += 1
     for version in state.wanted_functions:
         if version not in state.functions:
             state.say(wire.NeedFunction(version))
-    outcomes.repeat(state)
+    outcomes.repeat(state, older_than_ns=repeat_older_than_ns)
     state.say(
         wire.AgentBeat(
             link.beat_number,

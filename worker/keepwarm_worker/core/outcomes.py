@@ -55,7 +55,7 @@ def settle(
     )
     if isinstance(result, bytes):
         change(attempt, ATTEMPT, AttemptState.DONE)
-        state.say(attempt.outcome)
+        _say(state, attempt)
     else:
         change(attempt, ATTEMPT, AttemptState.STORING)
         attempt.has_file = attempt.uploading = True
@@ -99,11 +99,12 @@ def on_final(state: AgentState, message: wire.Final) -> None:
             _drop_result(state, attempt)
 
 
-def repeat(state: AgentState) -> None:
-    """Say every outcome that is not final once more."""
+def repeat(state: AgentState, *, older_than_ns: int) -> None:
+    """Say every outcome once more that is not final, and was said so long ago that it should be by now."""
     for attempt in state.attempts.values():
-        if attempt.state is AttemptState.DONE and not attempt.uploading:
-            state.say(attempt.outcome)
+        is_done = attempt.state is AttemptState.DONE and not attempt.uploading
+        if is_done and state.now_ns - attempt.said_ns >= older_than_ns:
+            _say(state, attempt)
 
 
 def hand_over_again(state: AgentState) -> None:
@@ -125,7 +126,12 @@ def _complete(state: AgentState, attempt: Attempt, outcome: wire.AttemptDone) ->
         change(attempt, ATTEMPT, AttemptState.DONE)
     attempt.uploading = False
     attempt.outcome = outcome
-    state.say(outcome)
+    _say(state, attempt)
+
+
+def _say(state: AgentState, attempt: Attempt) -> None:
+    attempt.said_ns = state.now_ns
+    state.say(attempt.outcome)
 
 
 def _drop_result(state: AgentState, attempt: Attempt) -> None:

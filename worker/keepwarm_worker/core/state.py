@@ -109,6 +109,8 @@ class Attempt:
     """The status and failure it gets unless it succeeds after all, once it was asked to stop."""
     outcome: wire.AttemptDone | None = None
     """What is repeated until it is final; while STORING, what will be said once the result is handed over."""
+    said_ns: int = 0
+    """When it was said last."""
     has_file: bool = False
     """The daemon keeps its result in a file."""
     uploading: bool = False

@@ -257,7 +257,7 @@ def test_a_node_that_speaks_of_what_it_has_not_is_counted() -> None:
         wire.AttemptStarted(9),
         wire.AttemptRefused(9, 9, "gone"),
         wire.AttemptOutput(9, 1, b"", 0),
-        wire.AttemptDone(9, b"s" * 16, 1, 1, 1, 0, b"", None, 0, 0, False),
+        wire.AttemptDone(token(driver.cluster.epoch, 9), b"s" * 16, 1, 1, 1, 0, b"", None, 0, 0, False),
         wire.InstanceReady(9, 1, True, 0, 0),
         wire.InstanceBusy(9, 1),
         wire.InstanceEnded(9, "died", None, False),
@@ -266,6 +266,30 @@ def test_a_node_that_speaks_of_what_it_has_not_is_counted() -> None:
         agent.say(message)
     driver.settle()
     assert driver.core.oversteps() == {agent.peer: 8}
+
+
+def test_an_outcome_that_is_repeated_until_its_client_has_it_is_nobodys_fault() -> None:
+    driver = Driver()
+    client, agent = warm(driver)
+    driver.core.oversteps()
+    client.submit()
+    agent.complete()
+    assert agent.held, "its client has not said yet that it has it"
+    for done in (*agent.held.values(),) * 3:
+        agent.say(done)
+    driver.settle()
+    assert driver.core.oversteps() == {}
+    assert agent.held
+
+
+def test_an_outcome_of_an_earlier_scheduler_is_nobodys_fault() -> None:
+    driver = Driver(epoch=2)
+    agent = driver.agent()
+    driver.core.oversteps()
+    agent.say(wire.AttemptDone(token(1, 9), b"s" * 16, 1, 1, 1, 0, b"", None, 0, 0, False))
+    driver.settle()
+    assert driver.core.oversteps() == {}
+    assert len(driver.cluster.held) == 1
 
 
 def test_beats_of_a_node_that_come_too_often_weigh_more() -> None:

@@ -27,6 +27,29 @@ def test_an_outcome_is_repeated_with_every_beat_until_final() -> None:
     assert not driver.said(wire.AttemptDone)
 
 
+def test_an_outcome_that_was_only_just_said_is_not_repeated_by_a_beat() -> None:
+    """Thousands of calls may be in flight: all their outcomes with every beat would be more than the calls are."""
+    driver = _ready()
+    driver.running()
+    driver.wait(0.5)
+    driver.result()
+    assert len(driver.said(wire.AttemptDone)) == 1
+    driver.wait(0.6)
+    assert driver.said(wire.AgentBeat)
+    assert not driver.said(wire.AttemptDone)
+    driver.wait(1)
+    assert len(driver.said(wire.AttemptDone)) == 1
+
+
+def test_every_outcome_is_repeated_over_a_new_connection() -> None:
+    driver = _ready()
+    driver.running()
+    driver.result()
+    driver.said(wire.AttemptDone)
+    driver.feed(events.Connected())
+    assert len(driver.said(wire.AttemptDone)) == 1
+
+
 def test_a_final_for_a_running_attempt_forgets_nothing() -> None:
     driver = _ready()
     driver.running()
