@@ -8,7 +8,8 @@ Rules: of a connection that has many small frames waiting no more are read for n
 their sender has to. Large ones would take up too much there: they are read, and dropped, as a network may do, once too
 many bytes wait. Nothing relies on delivery, and peers that keep to their credit never get there. Who says much that is
 of no use is served slowly. A frame that cannot be read is answered by ``on_bad_frame``; after ``BAD_FRAMES_MAX`` of
-them nothing more of that connection is read. A new one starts anew.
+them nothing more of that connection is read. Who goes on all the same, or sends messages of very many parts, is deaf,
+and to be hung up on where that can be done. A new connection starts anew.
 """
 
 import time
@@ -164,12 +165,9 @@ class Intake:
         if lane.turn != self._turn:
             lane.turn, lane.read = self._turn, 0
         lane.read += 1
-        self.is_deaf = False
+        self.is_deaf = len(frames) >= PARTS_MAX
         if lane.is_cut:
             return True
-        if len(frames) >= PARTS_MAX:
-            self.is_flooded = self.is_deaf = True
-            return False
         if lane.bad_frames < BAD_FRAMES_MAX:
             frame = frames[0] if frames else b""
             size = len(frame) + _FRAME_COST_BYTES
@@ -188,7 +186,7 @@ class Intake:
                 return False
         else:
             self.is_flooded = self.is_deaf = True
-        if lane.read < FRAMES_MAX:
+        if lane.read < FRAMES_MAX and len(frames) < PARTS_MAX:
             return True
         self.is_flooded = self.is_flooded or lane.waiting_bytes < FRAMES_MAX * SMALL_BYTES
         return False
@@ -235,7 +233,11 @@ class Intake:
         """Read the next frame, or the next part of a long one. None of its messages counts before all are decoded."""
         try:
             if lane.rows is None:
-                lane.rows = iter(self._next_rows(lane))
+                rows = self._next_rows(lane)
+                if len(rows) <= ROWS_AT_ONCE:
+                    lane.messages.extend(decode_rows(rows))
+                    return
+                lane.rows = iter(rows)
             part = decode_rows(tuple(islice(lane.rows, ROWS_AT_ONCE)))
         except ProtocolError as error:
             self._on_bad(peer, lane, error)

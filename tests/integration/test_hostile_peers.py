@@ -76,6 +76,23 @@ def test_most_attacks_cost_innocent_calls_little_more_than_the_processor_time_wo
     assert median < RATIO_MAX, ratios
 
 
+def test_who_floods_is_hung_up_on_and_its_key_is_let_in_again(siege: Siege) -> None:
+    home = siege.cluster.user("--namespace", "hostile", name="eve")
+    siege.strike("messages of other roles", SECONDS, next((home / "logins").iterdir()))
+    assert "eve floods us: hung up on, and let in again after 1 s" in siege.cluster.scheduler.text()
+    ended = siege.cluster.run(
+        home,
+        """
+        @isolated(keep_alive=0)
+        def double(value):
+            return 2 * value
+
+        print(double(21))
+        """,
+    )
+    assert ended.out == "42\n", ended
+
+
 def test_silent_connections_are_closed_and_leave_nothing(siege: Siege) -> None:
     """Five hundred of them: each is hung up on once its time to prove a key is over."""
     struck = siege.strike("silent", HANDSHAKE_S + 4)

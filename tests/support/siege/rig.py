@@ -148,9 +148,9 @@ class Siege:
         self.cluster.agent(name, home=home).end()
         return home / "nodes" / name / "agent.key"
 
-    def strike(self, attack: str, seconds: float) -> Struck:
-        """One attack, from a process of its own and with a key of its own."""
-        key = self.new_key(attack)
+    def strike(self, attack: str, seconds: float, key: Path | None = None) -> Struck:
+        """One attack, from a process of its own, and with a key of its own unless one is given."""
+        key = key or self.new_key(attack)
         attacker = self._start(attack, self.host, str(self.port), str(key), str(seconds))
         began_s = time.monotonic()
         out, _ = attacker.communicate("go\n", timeout=seconds + 60)

@@ -284,10 +284,10 @@ def test_who_is_to_blame_and_waits_is_not_deaf() -> None:
 
 def test_a_message_of_very_many_frames_is_deaf() -> None:
     rig = Rig()
-    assert rig.intake.put(A, LOCAL, [b""] * (PARTS_MAX - 1))
-    assert not rig.intake.is_deaf
-    assert not rig.intake.put(A, LOCAL, [b""] * PARTS_MAX)
-    assert rig.intake.is_deaf
+    answers = [(rig.intake.put(A, LOCAL, [b""] * count), rig.intake.is_deaf) for count in (PARTS_MAX - 1, PARTS_MAX)]
+    assert answers == [(True, False), (False, True)]
+    rig.turn()
+    assert rig.bad == [(A, False)] * 2, "where it cannot be hung up on it is told"
 
 
 def test_nothing_more_is_handled_of_a_connection_that_was_hung_up_on() -> None:
