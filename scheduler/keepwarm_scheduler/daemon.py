@@ -244,13 +244,14 @@ class Daemon:
             except zmq.Again:
                 self._is_all_read = True
                 break
-            if principal is None:
-                self._queue(peer, Refused("revoked", _REVOKED))
-                continue
             if peer in self._direct:  # an id that was chosen to be another's
                 continue
             self._peers[peer] = None
-            if not self._intake.put(peer, principal, frames) and not self._hang_up(peer, principal):
+            if principal is None:
+                self._queue(peer, Refused("revoked", _REVOKED))
+                continue
+            is_more_read = self._intake.put(peer, principal, frames)
+            if not (self._intake.is_deaf and self._hang_up(peer, principal)) and not is_more_read:
                 break
         effects += core.handle_messages(now_ns, self._for_the_core())
         for peer, weight in core.oversteps().items():
@@ -263,10 +264,8 @@ class Daemon:
         self._perform(effects)
 
     def _hang_up(self, peer: bytes, principal: Principal) -> bool:
-        """Break the connection that was read last, if it goes on though it is not served. Only one with a key."""
-        if self._doorkeeper is None or not self._intake.is_deaf:
-            return False
-        said = self._doorkeeper.hang_up(principal)
+        """Break a connection that goes on though it is not served. Only one with a key."""
+        said = "" if self._doorkeeper is None else self._doorkeeper.hang_up(peer, principal)
         if said:
             self._intake.cut(peer)
             self._warn(said)
@@ -363,9 +362,12 @@ class Daemon:
     # ------------------------------------------------------------ sending
 
     def _queue(self, peer: bytes, message: Message) -> None:
+        messages = self._outgoing.setdefault(peer, [])
         if type(message) is Refused:
+            if messages and type(messages[-1]) is Refused and messages[-1].code == message.code == "hello_first":
+                return  # all that was under way when a peer was forgotten is one mistake
             self._intake.blame(peer, _REFUSED_BLAME)
-        self._outgoing.setdefault(peer, []).append(message)
+        messages.append(message)
 
     def _send(self) -> None:
         """One frame per peer. A peer that is gone, or that does not read, gets nothing: it will repair that."""

@@ -152,7 +152,7 @@ class Intake:
     def holds(self, peer: bytes) -> bool:
         """Whether something that a connection has said is left to be heard, and was worth hearing so far."""
         lane = self._waiting.get(peer)
-        return lane is not None and lane.blame < BLAME_MAX
+        return lane is not None and self._blame_of(lane) < BLAME_MAX
 
     def put(self, peer: bytes, principal: Principal, frames: list[bytes]) -> bool:
         """A message of ZeroMQ has come, one frame if it is ours. False once no more is to be read now.
@@ -171,8 +171,8 @@ class Intake:
         if lane.bad_frames < BAD_FRAMES_MAX:
             frame = frames[0] if frames else b""
             size = len(frame) + _FRAME_COST_BYTES
-            is_blamed = lane.blame >= BLAME_MAX
-            if is_blamed and len(lane.frames) >= FRAMES_MAX:
+            is_blamed = lane.blame >= BLAME_MAX and self._blame_of(lane) >= BLAME_MAX
+            if is_blamed and len(lane.frames) >= FRAMES_MAX and size < LARGE_BYTES:
                 self.is_flooded = self.is_deaf = True
             elif not lane.waiting_bytes or lane.waiting_bytes + size <= WAITING_BYTES_MAX:
                 lane.waiting_bytes += size
@@ -195,11 +195,15 @@ class Intake:
         """What a connection said was of no use, as an honest peer's hardly ever is."""
         lane = self._lanes.get(peer)
         if lane is not None:
-            passed = (self._clock_ns() - lane.blame_ns) // BLAME_HALVED_NS
-            if passed:
-                lane.blame >>= min(passed, 64)
-                lane.blame_ns += passed * BLAME_HALVED_NS
-            lane.blame += weight
+            lane.blame = self._blame_of(lane) + weight
+
+    def _blame_of(self, lane: _Lane) -> int:
+        """What is still remembered of it."""
+        passed = (self._clock_ns() - lane.blame_ns) // BLAME_HALVED_NS
+        if passed:
+            lane.blame >>= min(passed, 64)
+            lane.blame_ns += passed * BLAME_HALVED_NS
+        return lane.blame
 
     def take(self) -> Iterator[Taken]:
         """The messages of this turn: of every connection in turn, as many as its slice allows."""
@@ -207,7 +211,7 @@ class Intake:
         self._turn += 1
         for peer, lane in list(waiting.items()):
             began_ns = clock_ns()
-            if lane.blame >= BLAME_MAX:
+            if lane.blame >= BLAME_MAX and self._blame_of(lane) >= BLAME_MAX:
                 self.is_flooded = True
                 if began_ns < lane.rests_until_ns:
                     continue
@@ -274,7 +278,6 @@ class Intake:
         for waiting in (lane.frames, lane.decoded, lane.messages):
             waiting.clear()
         self._waiting.pop(peer, None)
-        self.is_flooded = False
 
     def forget(self, peer: bytes) -> None:
         """A connection is gone: what waits of it is not handled any more."""

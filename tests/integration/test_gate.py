@@ -1,16 +1,18 @@
 """The gate on real sockets: who gets in, who does not, and that without an answer nobody does."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from keepwarm_scheduler.intake import PARTS_MAX
-from keepwarm_scheduler.security.hanging_up import hang_up
+from keepwarm_scheduler.security.hanging_up import hang_up, source_of
 from keepwarm_scheduler.security.records import TokenRecord
 from keepwarm_scheduler.security.registry import Registry
 from keepwarm_scheduler.security.rests import REST_FIRST_NS, Rests
@@ -217,8 +219,9 @@ def test_one_connection_is_hung_up_on_and_the_others_are_not(house: House) -> No
     for peer in peers:
         peer.socket.send(b"hello")
     house.until(lambda: len(house.came_in) == 2)
-    first = house.came_in[0]
-    assert hang_up(first.source) is house.address.startswith("tcp")
+    source = source_of(house.came_in[0].source)
+    assert source is not None
+    assert hang_up(source) is house.address.startswith("tcp")
     if house.address.startswith("tcp"):
         house.until(lambda: any(len(peer.events()) == 2 for peer in peers))  # made anew by ZeroMQ
         assert sorted(len(peer.events()) for peer in peers) == [1, 2]
@@ -229,8 +232,27 @@ def test_a_connection_that_is_gone_is_not_hung_up_on(stack: ExitStack) -> None:
     peer = Peer(house.stack).connect(house.address, house.server.public, house.enrolled("alice"))
     peer.socket.send(b"bye")
     house.until(lambda: bool(house.came_in))
+    source = source_of(house.came_in[0].source)
+    assert source is not None
     peer.leave()
-    until(lambda: not hang_up(house.came_in[0].source))
+    until(lambda: not hang_up(source))
+
+
+def test_nothing_else_is_touched_that_has_its_descriptor_by_now(stack: ExitStack, tmp_path: Path) -> None:
+    house = House(stack, "tcp://127.0.0.1:*")
+    peer = Peer(house.stack).connect(house.address, house.server.public, house.enrolled("alice"))
+    peer.socket.send(b"hello")
+    house.until(lambda: bool(house.came_in))
+    source = source_of(house.came_in[0].source)
+    assert source is not None
+    before = psutil.Process().num_fds()
+    with (tmp_path / "file").open("wb") as file:
+        for inode in (source.inode + 1, os.fstat(file.fileno()).st_ino):
+            assert not hang_up(source._replace(inode=inode))
+            assert not hang_up(source._replace(descriptor=file.fileno(), inode=inode))
+    assert not hang_up(source._replace(address="192.0.2.1"))
+    assert psutil.Process().num_fds() == before
+    assert peer.events() == [GOT_IN]
 
 
 def test_a_key_that_rests_waits_and_the_others_do_not(house: House) -> None:

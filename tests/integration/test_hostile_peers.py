@@ -79,7 +79,7 @@ def test_most_attacks_cost_innocent_calls_little_more_than_the_processor_time_wo
 def test_who_floods_is_hung_up_on_and_its_key_is_let_in_again(siege: Siege) -> None:
     home = siege.cluster.user("--namespace", "hostile", name="eve")
     siege.strike("messages of other roles", SECONDS, next((home / "logins").iterdir()))
-    assert "eve floods us: hung up on, and let in again after 1 s" in siege.cluster.scheduler.text()
+    assert "eve floods us: hung up on, and let in again after 0.5 s" in siege.cluster.scheduler.text()
     ended = siege.cluster.run(
         home,
         """

@@ -261,6 +261,18 @@ _MESSAGES = {
         "if attempt.output_bytes < 0:",
         _REPAIRS + "13_every", _UNIT_OF_AGENT + "outcomes.py::test_an_outcome_is",
     ),
+    "numbers begin anew where a node was forgotten": _one(
+        _LINK,
+        "    if restarted:\n        link.last_command = 0\n",
+        "    if restarted or not message.known:\n        link.last_command = 0\n    if restarted:\n",
+        _UNIT_OF_AGENT + "link.py::test_copies",
+    ),
+    "the numbers of a forgotten node do not go on": _one(
+        _SCHEDULER + "beats",
+        "        node.last_command = max(node.last_command, beat.as_of)",
+        "        node.last_command = max(node.last_command, 0)",
+        _UNIT + "beats.py::test_the_numbers",
+    ),
     "what is repeated until final is blamed": _one(
         _CALLS,
         "        return  # repeated, as it has to be until the client has it\n",

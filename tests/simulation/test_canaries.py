@@ -124,7 +124,7 @@ def lose_attempts(patch: pytest.MonkeyPatch) -> None:
 
 def say_outcomes_once(patch: pytest.MonkeyPatch) -> None:
     """The agent does not repeat an outcome that is not final."""
-    patch.setattr(agent_outcomes, "repeat", lambda _state: None)
+    patch.setattr(agent_outcomes, "repeat", lambda _state, older_than_ns: None)
 
 
 def deliver_every_copy(patch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ class Driver:
         return self.feed(events.Received(message))
 
     def welcome(self, epoch: int = 1, known: bool = False) -> list[effects.Effect]:
-        if epoch != self.core.state.link.epoch or not known:
+        if epoch != self.core.state.link.epoch:
             self.command = 0
         return self.receive(wire.Welcome(1, b"c" * 16, epoch, known, 0, 0, BEAT_US))
 

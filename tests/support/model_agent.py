@@ -165,7 +165,7 @@ class ModelAgent:
             _MESSAGES[kind](self, message)
 
     def _on_welcome(self, message: wire.Welcome) -> None:
-        if message.epoch != self.epoch or not message.known:
+        if message.epoch != self.epoch:
             self.last_command = 0
         self.epoch, self.welcomed = message.epoch, True
         self.beat()

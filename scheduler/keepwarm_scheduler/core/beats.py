@@ -35,6 +35,9 @@ _BEATS_PER_INTERVAL_MAX = 20
 _BEAT_BLAME = 100
 """For a beat that comes much too soon: each costs as much as many messages."""
 
+_COMMAND_MAX = 1 << 60
+"""No scheduler gives so many commands."""
+
 _INSTANCES_PER_NODE_MAX = 10_000
 """Beyond so many, an agent's word for more of them is not taken: it would cost this process memory without end."""
 
@@ -48,6 +51,8 @@ def on_beat(cluster: Cluster, node: Node, beat: AgentBeat) -> None:
     node.beat_ns = cluster.now_ns
     was_first, node.has_reported = not node.has_reported, True
     node.last_beat, node.as_of = beat.beat_number, beat.as_of
+    if was_first and beat.as_of < _COMMAND_MAX:
+        node.last_command = max(node.last_command, beat.as_of)  # the node was forgotten here: its numbers go on
     node.load = (beat.load.cpu_permille, beat.load.memory_free_bytes, beat.load.disk_free_bytes)
     set_environments(cluster, node, {entry.environment_id: entry.size_bytes for entry in beat.environments})
     listed: dict[int, None] = {}

@@ -159,8 +159,11 @@ class Cluster:
         return held
 
     def astonished(self, node: Node) -> None:
-        """A node spoke of something that it has not, which happens: now and then."""
-        self.overstepped(node.peer)
+        """A node spoke of something that it has not. That happens: of what was sent there, and is over by now."""
+        if node.pardons:
+            node.pardons -= 1
+        else:
+            self.overstepped(node.peer)
 
     def overstepped(self, peer: bytes, weight: int = 1) -> None:
         """A connection said what honest ones do not, or seldom."""

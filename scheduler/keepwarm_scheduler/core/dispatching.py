@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 
+_PARDONS, _PARDONS_MAX = 4, 40_000
+"""Of a node, for each attempt and in all: its start, its end, and each of them once more."""
+
+
 def enqueue(pool: Pool, call: Call, *, first: bool = False) -> None:
     """Add a queued call to its pool; ``first`` for one that is placed again."""
     call.reason = "capacity"
@@ -239,6 +243,8 @@ def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
     instance.uses += 1
     pool.worth.called(cluster.clock, cluster.start_cost_ns(pool), instance.memory_bytes)
     cluster.attempts[attempt.token] = node.attempts[attempt.token] = attempt
+    if node.pardons < _PARDONS_MAX:
+        node.pardons += _PARDONS
     if is_ahead:
         instance.ahead.append(attempt)
         watch(cluster, instance)

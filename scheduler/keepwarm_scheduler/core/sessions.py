@@ -50,7 +50,7 @@ _ANSWERS_PER_INTERVAL_MAX = 8
 
 _OVER_CREDIT_BLAME = 10
 
-_GAPS_MAX = 20_000
+_GAPS_MAX = 100_000
 """Runs of call numbers that are remembered. A client counts up: one with so many gaps makes its numbers up."""
 
 

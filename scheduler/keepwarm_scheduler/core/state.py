@@ -285,6 +285,8 @@ class Node:
     has_reported: bool = False
     is_leaving: bool = False
     last_command: int = 0
+    pardons: int = 0
+    """So often it may speak of what is over: a few times for each attempt that was sent there."""
     as_of: int = -1
     last_beat: int = 0
     beat_ns: int = 0

@@ -15,7 +15,7 @@ import zmq
 from keepwarm_scheduler.core.events import Principal
 from keepwarm_scheduler.journal import Opened
 from keepwarm_scheduler.security.answering import answer
-from keepwarm_scheduler.security.hanging_up import hang_up
+from keepwarm_scheduler.security.hanging_up import Source, hang_up, source_of
 from keepwarm_scheduler.security.records import Record
 from keepwarm_scheduler.security.registry import Registry
 from keepwarm_scheduler.security.rests import Rests
@@ -76,8 +76,8 @@ class Doorkeeper:
         self._gate = Gate(context, self._registry, self._rests)
         self._peers_of: dict[str, dict[bytes, None]] = {}
         self._key_of: dict[bytes, str] = {}
-        self._latest: zmq.Frame | None = None
-        """The frame that was received last."""
+        self._sources: dict[bytes, Source] = {}
+        """By which sockets connections have come."""
         self._told: dict[bytes, int] = {}
         """How often connections of keys that are let in no more have been told so."""
 
@@ -109,25 +109,29 @@ class Doorkeeper:
 
     def receive(self, socket: "zmq.Socket[bytes]") -> Received:
         """One message, with its sender's principal. Raises ``zmq.Again`` if there is none."""
-        peer, user_id, frames, self._latest = receive(socket)
+        peer, user_id, frames, frame = receive(socket)
         if user_id is None:
             return Received(peer, None, frames, is_another=False)
         known = self._key_of.get(peer)
         if known != user_id:
             self.forget(peer)
             self._key_of[peer] = user_id
+            source = source_of(frame)
+            if source is not None:
+                self._sources[peer] = source
             self._peers_of.setdefault(user_id, {})[peer] = None
         principal = self._registry.principal_of(user_id)
         if principal is None:
             self._hang_up_on_the_revoked(peer)
         return Received(peer, principal, frames, known not in (None, user_id))
 
-    def hang_up(self, principal: Principal) -> str:
-        """Break the connection that the latest message came by. Its key has to rest before it is let in again.
+    def hang_up(self, peer: bytes, principal: Principal) -> str:
+        """Break a connection. Its key has to rest before it is let in again.
 
-        Returns what to log; nothing if the connection is gone already.
+        Returns what to log; nothing if the connection is gone, or is none over TCP.
         """
-        if self._latest is None or not hang_up(self._latest):
+        source = self._sources.pop(peer, None)
+        if source is None or not hang_up(source):
             return ""
         rest_ns = self._rests.begin(principal.key, time.monotonic_ns())
         return f"{self._registry.name_of(principal)} floods us: hung up on, and let in again after {rest_ns / 1e9:g} s"
@@ -135,8 +139,8 @@ class Doorkeeper:
     def _hang_up_on_the_revoked(self, peer: bytes) -> None:
         """Those who have been told often enough that they are let in no more."""
         told = self._told[peer] = self._told.get(peer, 0) + 1
-        if told >= _TOLD_MAX and self._latest is not None:
-            hang_up(self._latest)
+        if told >= _TOLD_MAX and (source := self._sources.pop(peer, None)) is not None:
+            hang_up(source)
 
     def refusal(self, principal: Principal, message: Message) -> Refused | None:
         """What a key may not claim, its role apart: a node is called what its key is called."""
@@ -163,6 +167,7 @@ class Doorkeeper:
     def forget(self, peer: bytes) -> None:
         """A connection is gone."""
         self._told.pop(peer, None)
+        self._sources.pop(peer, None)
         key = self._key_of.pop(peer, None)
         if key is not None:
             peers = self._peers_of[key]

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 __all__ = ["FORGOTTEN_NS", "REST_FIRST_NS", "REST_MAX_NS", "Rests"]
 
-REST_FIRST_NS = 1_000_000_000
+REST_FIRST_NS = 500_000_000
+"""Less than it takes until a node that is gone counts as lost."""
+
 REST_MAX_NS = 4_000_000_000
 FORGOTTEN_NS = 60_000_000_000
 
@@ -39,7 +41,8 @@ class Rests:
         if before is None:
             length_ns = REST_FIRST_NS
         elif now_ns < before.until_ns:
-            length_ns = before.length_ns  # of another connection, in the same rest
+            self._rests[key] = before  # another connection that was made before this rest
+            return before.length_ns
         else:
             length_ns = min(REST_MAX_NS, 2 * before.length_ns)
         self._rests[key] = _Rest(now_ns + length_ns, length_ns)

@@ -228,8 +228,32 @@ def test_who_is_to_blame_is_served_slowly_until_most_of_that_is_forgotten() -> N
     assert len(rig.turn()) == 1
     assert len(rig.turn()) == 0
     rig.now_ns += 2 * BLAME_HALVED_NS
-    rig.intake.blame(A, 1)
     assert [len(rig.turn()) for _ in range(3)] == [1, 1, 1]
+
+
+def test_blame_is_forgotten_in_silence_too() -> None:
+    rig = Rig()
+    rig.put(A, 1)
+    rig.turn()
+    rig.intake.blame(A, BLAME_MAX)
+    assert not rig.intake.holds(A)
+    rig.now_ns += BLAME_HALVED_NS
+    for number in range(FRAMES_MAX + 1):
+        rig.put(A, number)
+    assert not rig.intake.is_deaf
+    assert rig.intake.holds(A)
+    assert len(rig.turn()) == FRAMES_MAX + 1
+
+
+def test_who_sends_large_frames_within_its_credit_is_not_deaf() -> None:
+    rig = Rig()
+    rig.put(A, 1)
+    rig.turn()
+    rig.intake.blame(A, BLAME_MAX)
+    chunk = encode_frame([PayloadChunk(b"p" * 16, 0, bytes(1 << 20))])
+    for _ in range(2 * FRAMES_MAX):
+        rig.intake.put(A, LOCAL, [chunk])
+    assert not rig.intake.is_deaf
 
 
 def test_blame_of_a_connection_that_is_unknown_is_nobodys() -> None:
@@ -300,7 +324,6 @@ def test_nothing_more_is_handled_of_a_connection_that_was_hung_up_on() -> None:
     assert not rig.intake.holds(A)
     rig.put(A, 1)
     rig.put(B, 2)
-    assert not rig.intake.is_flooded
     assert rig.turn() == [(B, 2)]
     rig.intake.forget(A)
     rig.put(A, 3)

@@ -2,7 +2,8 @@
 
 Rules:
 - Until welcomed, and again after ``silence_beats`` without a word, the agent says hello every second and nothing else.
-- A command counts once: its number must be above all seen. Numbers begin anew with a scheduler that does not know us.
+- A command counts once: its number must be above all seen. Numbers begin anew with a new epoch only: a scheduler that
+  has forgotten us goes on from the number that our first beat tells, so no copy of what it said before counts again.
 - Losing the scheduler ends nothing at once: idle instances live on to the end of their leases and a grace. An agent
   that was told to (`alone_ns`) leaves after them; any other waits for its scheduler for ever.
 """
@@ -64,9 +65,8 @@ def on_welcome(state: AgentState, message: wire.Welcome) -> None:
     if link.welcomed and not restarted:
         _beat(state, repeat_older_than_ns=0)  # to another hello, or a copy: the numbering of commands goes on
         return
-    if restarted or not message.known:
-        link.last_command = 0
     if restarted:
+        link.last_command = 0
         outcomes.hand_over_again(state)
     link.welcomed = True
     link.epoch, link.cluster_id = message.epoch, message.cluster_id

@@ -49,6 +49,18 @@ def test_a_beat_is_answered_with_the_highest_command() -> None:
     assert driver.of(wire.AgentBeatReply)[-1].last_command == driver.node().last_command == 2
 
 
+def test_the_numbers_of_a_node_that_was_forgotten_go_on() -> None:
+    """Copies of the commands that it was given before must not count again."""
+    driver = Driver()
+    agent = driver.agent()
+    agent.last_command = 7
+    agent.connect()
+    assert driver.node().last_command == 7
+    client = driver.client()
+    client.submit(client.declare())
+    assert agent.of(wire.StartInstance)[-1].command == 8
+
+
 def test_a_command_overtaken_by_the_answer_to_a_beat_is_never_obeyed_and_is_repaired() -> None:
     driver = Driver()
     client, agent = warm(driver)

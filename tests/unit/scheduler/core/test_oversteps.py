@@ -282,6 +282,28 @@ def test_an_outcome_that_is_repeated_until_its_client_has_it_is_nobodys_fault() 
     assert agent.held
 
 
+def test_what_a_node_says_of_calls_that_nobody_waits_for_any_more_is_nobodys_fault() -> None:
+    driver = Driver()
+    client, agent = warm(driver)
+    driver.core.oversteps()
+    client.submit()
+    client.say(wire.Goodbye("done"))
+    agent.complete()
+    assert driver.core.oversteps() == {}
+
+
+def test_a_node_is_pardoned_a_few_words_for_each_attempt_and_no_more() -> None:
+    driver = Driver()
+    agent = warm(driver)[1]
+    pardons = driver.node().pardons
+    assert pardons > 0
+    driver.core.oversteps()
+    for _ in range(pardons + 3):
+        agent.say(wire.AttemptStarted(9))
+    driver.settle()
+    assert driver.core.oversteps() == {agent.peer: 3}
+
+
 def test_an_outcome_of_an_earlier_scheduler_is_nobodys_fault() -> None:
     driver = Driver(epoch=2)
     agent = driver.agent()

@@ -72,6 +72,21 @@ def test_an_instance_in_its_lease_is_not_ended_while_the_scheduler_is_away() -> 
     assert driver.done(effects.AskToExit) == [effects.AskToExit(1)]
 
 
+def test_copies_of_what_a_scheduler_said_before_are_not_obeyed_again() -> None:
+    """Not even when a copy of its first welcome comes while the agent says hello anew."""
+    driver = welcomed()
+    driver.ready()
+    driver.running()
+    driver.result()
+    driver.receive(wire.Final((10,)))
+    driver.receive(wire.Refused("hello_first", ""))
+    driver.welcome(epoch=1, known=False)
+    assert driver.said(wire.AgentBeat)[-1].as_of == driver.command
+    driver.command = 0
+    driver.dispatch()
+    assert not driver.core.state.attempts
+
+
 def test_an_orphans_end_is_reported_when_the_scheduler_is_back() -> None:
     driver = welcomed()
     driver.ready()
