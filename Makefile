@@ -43,7 +43,7 @@ types: install
 	$(RUN)/mypy $(PACKAGES) tests benchmarks
 
 unit: install
-	$(RUN)/pytest -q tests/unit tests/property tests/typing tests/test_layers.py tests/test_tidy.py
+	$(RUN)/pytest -q -n auto tests/unit tests/property tests/typing tests/test_layers.py tests/test_tidy.py
 
 simulation: install
 	$(RUN)/pytest -q tests/simulation tests/mutants

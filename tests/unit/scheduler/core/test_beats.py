@@ -53,6 +53,7 @@ def test_the_numbers_of_a_node_that_was_forgotten_go_on() -> None:
     """Copies of the commands that it was given before must not count again."""
     driver = Driver()
     agent = driver.agent()
+    agent.disconnect()
     agent.last_command = 7
     agent.connect()
     assert driver.node().last_command == 7
