@@ -112,7 +112,7 @@ def test_plain_arguments_do_not_import_cloudpickle() -> None:
         math.sqrt,
         OddError("odd"),
     ],
-    ids=repr,
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", repr(value)),
 )
 def test_other_values_arrive_where_nothing_is_installed(value: Any, tmp_path: Path) -> None:
     """Library types go by name, the user's by value; the result comes back as what was sent, classes the same."""

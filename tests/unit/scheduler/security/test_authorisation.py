@@ -95,7 +95,7 @@ def test_handlers_of_one_role_take_what_that_role_may_send() -> None:
 
 
 @pytest.mark.parametrize("role", ALL_ROLES)
-@pytest.mark.parametrize("kind", FROM_THE_SCHEDULER, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", sorted(FROM_THE_SCHEDULER, key=str), ids=lambda kind: kind.__name__)
 def test_nobody_sends_what_the_scheduler_sends(role: str, kind: type[Any]) -> None:
     assert not may_send(role, kind)
     refused = refusal(principal(role), example(kind))
