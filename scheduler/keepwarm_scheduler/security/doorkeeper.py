@@ -18,7 +18,7 @@ from keepwarm_scheduler.security.answering import answer
 from keepwarm_scheduler.security.hanging_up import Source, hang_up, source_of
 from keepwarm_scheduler.security.records import Record
 from keepwarm_scheduler.security.registry import Registry
-from keepwarm_scheduler.security.rests import Rests
+from keepwarm_scheduler.security.rests import REST_FIRST_NS, REST_FIRST_OF_AGENTS_NS, Rests
 from keepwarm_scheduler.security.zap import Gate, receive
 from keepwarm_wire.credentials import as_name
 from keepwarm_wire.key_files import read_key_store
@@ -133,7 +133,8 @@ class Doorkeeper:
         source = self._sources.pop(peer, None)
         if source is None or not hang_up(source):
             return ""
-        rest_ns = self._rests.begin(principal.key, time.monotonic_ns())
+        first_ns = REST_FIRST_OF_AGENTS_NS if principal.role == "agent" else REST_FIRST_NS
+        rest_ns = self._rests.begin(principal.key, time.monotonic_ns(), first_ns)
         return f"{self._registry.name_of(principal)} floods us: hung up on, and let in again after {rest_ns / 1e9:g} s"
 
     def _hang_up_on_the_revoked(self, peer: bytes) -> None:

@@ -1,14 +1,16 @@
 """Keys that rest: a connection of theirs was hung up on, for it flooded us, and new ones have to wait for a while.
 
-Rules: a rest lasts ``REST_FIRST_NS``, and twice as long as the one before if that ended less than ``FORGOTTEN_NS`` ago,
-up to ``REST_MAX_NS``: later than that ZeroMQ would end the handshakes that wait. Other connections of the key go on.
+Rules: a rest lasts ``REST_FIRST_NS``, for an agent half of that, and twice as long as the one before if that ended less
+than ``FORGOTTEN_NS`` ago, up to ``REST_MAX_NS``: later than that ZeroMQ would end the handshakes that wait. Other
+connections of the key go on.
 """
 
 from typing import NamedTuple
 
-__all__ = ["FORGOTTEN_NS", "REST_FIRST_NS", "REST_MAX_NS", "Rests"]
+__all__ = ["FORGOTTEN_NS", "REST_FIRST_NS", "REST_FIRST_OF_AGENTS_NS", "REST_MAX_NS", "Rests"]
 
-REST_FIRST_NS = 500_000_000
+REST_FIRST_NS = 1_000_000_000
+REST_FIRST_OF_AGENTS_NS = 500_000_000
 """Less than it takes until a node that is gone counts as lost."""
 
 REST_MAX_NS = 4_000_000_000
@@ -34,12 +36,12 @@ class Rests:
         self._rests: dict[str, _Rest] = {}
         """In the order of their beginnings."""
 
-    def begin(self, key: str, now_ns: int) -> int:
+    def begin(self, key: str, now_ns: int, first_ns: int = REST_FIRST_NS) -> int:
         """A connection of this key has just been hung up on. Returns how long the key rests, in nanoseconds."""
         self._forget(now_ns)
         before = self._rests.pop(key, None)
         if before is None:
-            length_ns = REST_FIRST_NS
+            length_ns = first_ns
         elif now_ns < before.until_ns:
             self._rests[key] = before  # another connection that was made before this rest
             return before.length_ns

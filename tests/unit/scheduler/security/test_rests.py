@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keepwarm_scheduler.security.rests import FORGOTTEN_NS, REST_FIRST_NS, REST_MAX_NS, Rests
+from keepwarm_scheduler.security.rests import FORGOTTEN_NS, REST_FIRST_NS, REST_FIRST_OF_AGENTS_NS, REST_MAX_NS, Rests
 
 
 def test_who_was_never_hung_up_on_does_not_rest() -> None:
@@ -21,9 +21,9 @@ def test_a_rest_ends_when_it_is_over() -> None:
 def test_each_rest_soon_after_another_is_twice_as_long_up_to_a_bound() -> None:
     rests, now_ns, lengths_ns = Rests(), 0, []
     for _ in range(5):
-        lengths_ns.append(rests.begin("a", now_ns))
+        lengths_ns.append(rests.begin("a", now_ns, REST_FIRST_OF_AGENTS_NS))
         now_ns += lengths_ns[-1]
-    assert lengths_ns == [REST_FIRST_NS * factor for factor in (1, 2, 4, 8, 8)]
+    assert lengths_ns == [REST_FIRST_OF_AGENTS_NS * factor for factor in (1, 2, 4, 8, 8)]
     assert lengths_ns[-1] == REST_MAX_NS
 
 
