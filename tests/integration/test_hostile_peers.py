@@ -128,17 +128,20 @@ class Victim:
         self.beats = 0
 
     def __enter__(self) -> "Victim":
-        until(self._joins, 60)  # the attackers' session of this name is forgotten half a minute after they have left
+        try:
+            until(self._joins, 60)  # the attackers' session of this name is forgotten half a minute after they left
+        except BaseException:
+            self.__exit__()
+            raise
         for frame in victim_frames()[1:3]:
             self._socket.send(frame)
         return self
 
     def _joins(self) -> bool:
         self._socket.send(victim_frames()[0])
-        assert self._socket.poll(10_000)
-        if Welcome in map(type, decode_frame(self._socket.recv())):
-            return True
-        self._socket.poll(1_000)  # not too often
+        while self._socket.poll(1_000):  # until it is silent: else hello would be said far too often
+            if Welcome in map(type, decode_frame(self._socket.recv())):
+                return True
         return False
 
     def __exit__(self, *_: object) -> None:
