@@ -152,7 +152,7 @@ class Intake:
     def holds(self, peer: bytes) -> bool:
         """Whether something that a connection has said is left to be heard, and was worth hearing so far."""
         lane = self._waiting.get(peer)
-        return lane is not None and self._blame_of(lane) < BLAME_MAX
+        return lane is not None and not self._is_blamed(lane)
 
     def put(self, peer: bytes, principal: Principal, frames: list[bytes]) -> bool:
         """A message of ZeroMQ has come, one frame if it is ours. False once no more is to be read now.
@@ -171,7 +171,7 @@ class Intake:
         if lane.bad_frames < BAD_FRAMES_MAX:
             frame = frames[0] if frames else b""
             size = len(frame) + _FRAME_COST_BYTES
-            is_blamed = lane.blame >= BLAME_MAX and self._blame_of(lane) >= BLAME_MAX
+            is_blamed = self._is_blamed(lane)
             if is_blamed and len(lane.frames) >= FRAMES_MAX and size < LARGE_BYTES:
                 self.is_flooded = self.is_deaf = True
             elif not lane.waiting_bytes or lane.waiting_bytes + size <= WAITING_BYTES_MAX:
@@ -197,6 +197,9 @@ class Intake:
         if lane is not None:
             lane.blame = self._blame_of(lane) + weight
 
+    def _is_blamed(self, lane: _Lane) -> bool:
+        return lane.blame >= BLAME_MAX and self._blame_of(lane) >= BLAME_MAX
+
     def _blame_of(self, lane: _Lane) -> int:
         """What is still remembered of it."""
         passed = (self._clock_ns() - lane.blame_ns) // BLAME_HALVED_NS
@@ -211,7 +214,7 @@ class Intake:
         self._turn += 1
         for peer, lane in list(waiting.items()):
             began_ns = clock_ns()
-            if lane.blame >= BLAME_MAX and self._blame_of(lane) >= BLAME_MAX:
+            if self._is_blamed(lane):
                 self.is_flooded = True
                 if began_ns < lane.rests_until_ns:
                     continue

