@@ -265,11 +265,10 @@ class Daemon:
 
     def _hang_up(self, peer: bytes, principal: Principal) -> bool:
         """Break a connection that goes on though it is not served. Only one with a key."""
-        said = "" if self._doorkeeper is None else self._doorkeeper.hang_up(peer, principal)
-        if said:
-            self._intake.cut(peer)
-            self._warn(said)
-        return bool(said)
+        if self._doorkeeper is None or not self._doorkeeper.hang_up(peer, principal):
+            return False
+        self._intake.cut(peer)
+        return True
 
     def _take_direct(self, peer: bytes, frame: bytes) -> bool:
         return self._intake.put(peer, LOCAL, [frame])

@@ -125,17 +125,22 @@ class Doorkeeper:
             self._hang_up_on_the_revoked(peer)
         return Received(peer, principal, frames, known not in (None, user_id))
 
-    def hang_up(self, peer: bytes, principal: Principal) -> str:
-        """Break a connection. Its key has to rest before it is let in again.
+    def hang_up(self, peer: bytes, principal: Principal) -> bool:
+        """Break a connection; its key has to rest before it is let in again. False if it is gone, or none over TCP.
 
-        Returns what to log; nothing if the connection is gone, or is none over TCP.
+        One line is logged for each rest, which bounds them.
         """
         source = self._sources.pop(peer, None)
         if source is None or not hang_up(source):
-            return ""
+            return False
+        now_ns = time.monotonic_ns()
+        is_new = self._rests.until_ns(principal.key, now_ns) is None
         first_ns = REST_FIRST_OF_AGENTS_NS if principal.role == "agent" else REST_FIRST_NS
-        rest_ns = self._rests.begin(principal.key, time.monotonic_ns(), first_ns)
-        return f"{self._registry.name_of(principal)} floods us: hung up on, and let in again after {rest_ns / 1e9:g} s"
+        rest_s = self._rests.begin(principal.key, now_ns, first_ns) / 1e9
+        if is_new:
+            name = self._registry.name_of(principal)
+            log.warning("%s floods us: hung up on, and let in again after %g s", name, rest_s)
+        return True
 
     def _hang_up_on_the_revoked(self, peer: bytes) -> None:
         """Those who have been told often enough that they are let in no more."""
