@@ -299,6 +299,10 @@ _MESSAGES = {
         "    del node",
         _CONTRACT + "06_failed", _UNIT + "calls.py::test_a_cancelled_call_that_runs",
     ),
+    "a session with nothing to keep outlives its connection": _one(
+        _SESSIONS, "    if not session.functions:\n        end(", "    if session.is_keeper:\n        end(",
+        _UNIT + "sessions.py::test_a_session_that_has_declared_nothing_ends",
+    ),
     "credit is ignored": _one(
         _SESSIONS, "is_over = len(session.calls) >= 2 * cluster.config.credit_calls or", "is_over =",
         _UNIT + "sessions.py::test_calls_far",

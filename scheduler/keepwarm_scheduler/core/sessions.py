@@ -117,7 +117,10 @@ def _not_ours(session: Session, principal: Principal) -> Refused | None:
 
 
 def unplug(cluster: Cluster, session: Session) -> None:
-    """The connection broke. The session lives on until it has been silent for too long."""
+    """The connection broke. The session lives on until it has been silent for too long, if there is anything to keep."""
+    if not session.functions:
+        end(cluster, session)
+        return
     cluster.peers.pop(session.peer, None)
     session.peer = b""
 

@@ -208,6 +208,7 @@ def test_the_same_events_have_the_same_effects() -> None:
 def test_an_event_from_a_connection_that_is_gone_changes_nothing() -> None:
     driver = Driver()
     client = driver.client()
+    client.declare()
     driver.feed(PeerLost(client.peer))
     driver.feed(PeerLost(client.peer))
     driver.feed(PeerMessage(client.peer, LOCAL, wire.Goodbye("")))

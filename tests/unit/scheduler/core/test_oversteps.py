@@ -60,6 +60,7 @@ def test_one_key_leaves_room_for_the_sessions_of_others() -> None:
 def test_a_connection_is_one_sessions_at_a_time() -> None:
     driver = Driver()
     client = client_of(driver, ANN, "one")
+    client.declare()
     client.say(wire.ClientHello(1, 1, "test", b"t" * 16, "two", 0))
     assert driver.cluster.sessions[client.session_id].peer == b""
     assert driver.cluster.sessions[b"t" * 16].peer == client.peer

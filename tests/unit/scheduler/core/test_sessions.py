@@ -20,6 +20,22 @@ def test_a_session_outlives_its_connection() -> None:
     assert client.of(wire.Welcome)[-1].known
 
 
+def test_a_session_that_has_declared_nothing_ends_with_its_connection() -> None:
+    """Whoever says hello without end would else have everybody beat the less often."""
+    driver = Driver()
+    client = driver.client()
+    before = driver.cluster.pace.interval_ns(driver.cluster.peers_count)
+    for number in range(1_000):
+        client.say(wire.ClientHello(1, 1, "test", number.to_bytes(16, "big"), "", 0))
+    assert len(driver.cluster.sessions) == 1
+    assert driver.cluster.pace.interval_ns(driver.cluster.peers_count) == before
+    driver.feed(PeerLost(client.peer))
+    assert not driver.cluster.sessions
+    client.hello()
+    client.declare()
+    assert client.submit()
+
+
 def test_a_session_that_has_declared_nothing_is_not_known_when_it_comes_again() -> None:
     """Its first welcome may have been lost: the client must not take this scheduler for one that has its functions."""
     driver = Driver()
