@@ -246,10 +246,13 @@ class Daemon:
                 break
             if peer in self._direct:  # an id that was chosen to be another's
                 continue
+            is_new = peer not in self._peers
             self._peers[peer] = None
             if principal is None:
                 self._queue(peer, Refused("revoked", _REVOKED))
                 continue
+            if is_new and self._doorkeeper is not None and self._doorkeeper.has_rested(principal):
+                self._intake.suspect(peer)
             is_more_read = self._intake.put(peer, principal, frames)
             if not (self._intake.is_deaf and self._hang_up(peer, principal)) and not is_more_read:
                 break

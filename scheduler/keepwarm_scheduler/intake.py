@@ -30,6 +30,7 @@ __all__ = [
     "PARTS_MAX",
     "SLICE_NS",
     "SLOWNESS",
+    "SUSPECT_BLAME",
     "WAITING_BYTES_MAX",
     "Intake",
     "Taken",
@@ -45,6 +46,8 @@ BAD_FRAMES_MAX = 3
 
 BLAME_MAX = 2_000
 """With so much blame on it, a connection is served slowly."""
+
+SUSPECT_BLAME = BLAME_MAX * 3 // 4
 
 BLAME_HALVED_NS = 1_000_000_000
 """In so long, half of the blame is forgotten."""
@@ -190,6 +193,11 @@ class Intake:
             return True
         self.is_flooded = self.is_flooded or lane.waiting_bytes < FRAMES_MAX * SMALL_BYTES
         return False
+
+    def suspect(self, peer: bytes) -> None:
+        """A new connection, of somebody who has flooded us: it is borne for less long than others are."""
+        lane = self._lanes.setdefault(peer, _Lane())
+        lane.blame, lane.blame_ns = SUSPECT_BLAME, self._clock_ns()
 
     def blame(self, peer: bytes, weight: int) -> None:
         """What a connection said was of no use, as an honest peer's hardly ever is."""

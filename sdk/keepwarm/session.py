@@ -41,6 +41,7 @@ from keepwarm_wire.messages import (
     Status,
     Welcome,
 )
+from keepwarm_wire.session_messages import RECEIVED_MAX
 from keepwarm_wire.version import PROTOCOL_MAX, PROTOCOL_MIN, SOFTWARE
 
 __all__ = ["Completion", "Explained", "Printed", "Progressed", "Session", "HELD_BYTES_MAX", "HELD_CALLS_MAX"]
@@ -54,7 +55,6 @@ HELLO_REPEAT_NS = SECOND_NS
 RECEIVED_DELAY_NS = SECOND_NS // 20
 """Acknowledgements ride on whatever is sent next, at the latest after this."""
 
-RECEIVED_AT_ONCE = 1000
 IDLE_BEAT_FACTOR = 5
 SILENT_BEATS = 3
 """Beats without a sign of life before the session says hello again."""
@@ -306,13 +306,13 @@ class Session:
         self._received.append(number)
         if self._received_at_ns is None:
             self._received_at_ns = now_ns + RECEIVED_DELAY_NS
-        if len(self._received) >= RECEIVED_AT_ONCE:
+        if len(self._received) >= RECEIVED_MAX:
             self._received_at_ns = now_ns
 
     def _acknowledge(self) -> None:
         numbers, self._received, self._received_at_ns = self._received, [], None
-        for start in range(0, len(numbers), RECEIVED_AT_ONCE):
-            self._outgoing.append(Received(tuple(numbers[start : start + RECEIVED_AT_ONCE])))
+        for start in range(0, len(numbers), RECEIVED_MAX):
+            self._outgoing.append(Received(tuple(numbers[start : start + RECEIVED_MAX])))
 
     def _beat(self, now_ns: int) -> None:
         self._beat_number += 1

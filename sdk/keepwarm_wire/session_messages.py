@@ -3,6 +3,7 @@
 from typing import Annotated, NamedTuple
 
 from keepwarm_wire.fields import (
+    Bounds,
     Chunk,
     Count,
     Digest,
@@ -53,7 +54,11 @@ __all__ = [
     "StopRefused",
     "ExplainRequest",
     "ExplainReply",
+    "RECEIVED_MAX",
 ]
+
+RECEIVED_MAX = 1_000
+"""How many outcomes one message acknowledges at most."""
 
 # ---------------------------------------------------------------- handshake: any peer and the scheduler
 
@@ -156,7 +161,7 @@ class Cancel(NamedTuple):
 class Received(NamedTuple):
     """The client has these outcomes: the scheduler may forget the calls."""
 
-    call_numbers: Annotated[tuple[Count, ...], Many]
+    call_numbers: Annotated[tuple[Count, ...], Bounds(0, RECEIVED_MAX)]
 
 
 class ClientBeat(NamedTuple):

@@ -16,7 +16,7 @@ import zmq
 from keepwarm_wire.codec import decode_frame, encode_frame
 from keepwarm_wire.messages import ClientBeat, ClientBeatReply, Outcome, Refused, Welcome
 from support.siege.enrolled import AGENTS, CLIENTS, VICTIM_ROUTING_ID, victim_frames
-from support.siege.rig import MEBIBYTE, Siege, besieged
+from support.siege.rig import MEBIBYTE, Comparison, Siege, besieged
 from support.siege.strangers import STRANGERS
 from support.siege.target import Target
 from support.waiting import until
@@ -30,7 +30,8 @@ RATIO_AIM = 1.5
 """What the p99 of innocent calls is aimed at, of that beside the burner."""
 
 RATIO_MAX = 2.0
-"""What is demanded of the median over all attacks: a p99 of two seconds is also that of whoever shares the machine."""
+"""What is demanded: of a short tier's median over all attacks, as its two seconds are mostly the first burst of each, before
+anybody is hung up on; of each attack where it goes on for longer. A p99 is also that of whoever shares the machine."""
 
 P99_MS_MAX = 150.0
 """What is demanded of each attack."""
@@ -50,7 +51,7 @@ def siege() -> Iterator[Siege]:
         yield made
 
 
-def check(siege: Siege, attack: str, seconds: float, rounds: int = 1) -> None:
+def check(siege: Siege, attack: str, seconds: float, rounds: int = 1) -> Comparison:
     """One attack: what has to hold afterwards."""
     descriptors = siege.scheduler.num_fds()
     comparison = siege.compare(attack, seconds, rounds)
@@ -59,6 +60,7 @@ def check(siege: Siege, attack: str, seconds: float, rounds: int = 1) -> None:
     assert comparison.grown_bytes < GROWN_BYTES_MAX, str(comparison)
     assert comparison.p99_ms < (MULTIPART_P99_MS_MAX if attack == "multipart" else P99_MS_MAX), str(comparison)
     until(lambda: siege.scheduler.num_fds() <= descriptors + 5, HANDSHAKE_S + 10)
+    return comparison
 
 
 @pytest.mark.parametrize("attack", [*STRANGERS, *CLIENTS, *AGENTS])
@@ -105,7 +107,8 @@ def test_silent_connections_are_closed_and_leave_nothing(siege: Siege) -> None:
 @pytest.mark.parametrize("attack", [*STRANGERS, *CLIENTS, *AGENTS])
 def test_a_long_attack_stops_nobody(siege: Siege, attack: str) -> None:
     """Alternating with the burner for minutes, so that the two can be compared."""
-    check(siege, attack, SECONDS_LONG, rounds=3)
+    comparison = check(siege, attack, SECONDS_LONG, rounds=3)
+    assert comparison.ratio < RATIO_MAX, str(comparison)
 
 
 # ---------------------------------------------------------------- whose session is whose

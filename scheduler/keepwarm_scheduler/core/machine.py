@@ -78,6 +78,9 @@ from keepwarm_wire.version import negotiate
 
 __all__ = ["SchedulerCore"]
 
+_REPLACED_BLAME = 20
+"""For hello in another session's name on a connection that has one: no program does that."""
+
 _FROM_CLIENT: dict[type, Callable[[Cluster, Session, Any], None]] = {
     Submit: sessions.submit_call,
     Received: sessions.received,
@@ -238,7 +241,8 @@ class SchedulerCore:
         if not agreed.protocol:
             self._reply(event.peer, Refused("version", agreed.reason))
         elif type(message) is ClientHello:
-            self._unplug(event.peer, cluster.sessions.get(message.session_id))
+            if self._unplug(event.peer, cluster.sessions.get(message.session_id)):
+                cluster.overstepped(event.peer, _REPLACED_BLAME)
             sessions.open_session(cluster, event.peer, event.principal, message)
         elif (
             type(message) is AgentHello
@@ -285,16 +289,20 @@ class SchedulerCore:
         self.cluster.admins.pop(peer, None)
         self._unplug(peer)
 
-    def _unplug(self, peer: bytes, stays: Session | Node | None = None) -> None:
-        """A connection is gone, or is another's from now on: whose it was is not on it any more, but for ``stays``."""
+    def _unplug(self, peer: bytes, stays: Session | Node | None = None) -> bool:
+        """A connection is gone, or is another's from now on: whose it was is not on it any more, but for ``stays``.
+
+        Returns whether it was somebody's.
+        """
         cluster = self.cluster
         owner = cluster.peers.get(peer)
         if owner is None or owner is stays:
-            return
+            return False
         if type(owner) is Session:
             sessions.unplug(cluster, owner)
         elif type(owner) is Node:
             nodes.unplug(cluster, owner)
+        return True
 
     def _restore(self, event: Restored) -> None:
         relaying.restore_locks(self.cluster, event.locks)

@@ -50,6 +50,9 @@ _ANSWERS_PER_INTERVAL_MAX = 8
 
 _OVER_CREDIT_BLAME = 10
 
+_UNKNOWN_PER_BLAME = 4
+"""Acknowledgements of calls that this scheduler never knew: few, and after a restart only."""
+
 _GAPS_MAX = 100_000
 """Runs of call numbers that are remembered. A client counts up: one with so many gaps makes its numbers up."""
 
@@ -269,6 +272,7 @@ def cancel_call(cluster: Cluster, session: Session, message: Cancel) -> None:
 
 def received(cluster: Cluster, session: Session, message: Received) -> None:
     """The client has these outcomes."""
+    unknown = 0
     for number in message.call_numbers:
         forget_doubt(cluster, (session.session_id, number))
         call = session.calls.get(number)
@@ -277,8 +281,10 @@ def received(cluster: Cluster, session: Session, message: Received) -> None:
         elif session.seen.gaps >= _GAPS_MAX:
             cluster.overstepped(session.peer, len(message.call_numbers))
             return  # what of the others is true is said again, once their outcomes are repeated
-        else:
-            session.seen.add(number)  # answered under an earlier scheduler: not missing, and never to be run again
+        elif session.seen.add(number):  # answered under an earlier scheduler: not missing, and never to be run again
+            unknown += 1
+    if unknown >= _UNKNOWN_PER_BLAME:
+        cluster.overstepped(session.peer, unknown // _UNKNOWN_PER_BLAME)
 
 
 def beat(cluster: Cluster, session: Session, message: ClientBeat) -> None:

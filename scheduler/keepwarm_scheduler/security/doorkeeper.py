@@ -142,6 +142,10 @@ class Doorkeeper:
             log.warning("%s floods us: hung up on, and let in again after %g s", name, rest_s)
         return True
 
+    def has_rested(self, principal: Principal) -> bool:
+        """Whether a connection of this key has flooded us not long ago."""
+        return self._rests.is_known(principal.key, time.monotonic_ns())
+
     def _hang_up_on_the_revoked(self, peer: bytes) -> None:
         """Those who have been told often enough that they are let in no more."""
         told = self._told[peer] = self._told.get(peer, 0) + 1

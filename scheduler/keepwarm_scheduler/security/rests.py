@@ -1,8 +1,8 @@
 """Keys that rest: a connection of theirs was hung up on, for it flooded us, and new ones have to wait for a while.
 
 Rules: a rest lasts ``REST_FIRST_NS``, for an agent half of that, and twice as long as the one before if that ended less
-than ``FORGOTTEN_NS`` ago, up to ``REST_MAX_NS``: later than that ZeroMQ would end the handshakes that wait. Other
-connections of the key go on.
+than ``FORGOTTEN_NS`` ago, up to ``REST_MAX_NS``: those who wait longer in handshakes that come to nothing are
+told that there is no scheduler. Other connections of the key go on.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ REST_FIRST_NS = 1_000_000_000
 REST_FIRST_OF_AGENTS_NS = 500_000_000
 """Less than it takes until a node that is gone counts as lost."""
 
-REST_MAX_NS = 4_000_000_000
+REST_MAX_NS = 16_000_000_000
 FORGOTTEN_NS = 60_000_000_000
 
 
@@ -54,6 +54,11 @@ class Rests:
         """When the rest of this key ends; None if it does not rest."""
         rest = self._rests.get(key)
         return None if rest is None or rest.until_ns <= now_ns else rest.until_ns
+
+    def is_known(self, key: str, now_ns: int) -> bool:
+        """Whether this key has rested not long ago, or does."""
+        rest = self._rests.get(key)
+        return rest is not None and now_ns - rest.until_ns < FORGOTTEN_NS
 
     def _forget(self, now_ns: int) -> None:
         while self._rests:

@@ -202,8 +202,9 @@ def beats(target: Target, end_s: float) -> int:
 
 def received(target: Target, end_s: float) -> int:
     """Acknowledgements of outcomes that never were, with gaps between their numbers."""
-    numbers = [tuple(range(2 * at, 2 * at + 20_000, 2)) for at in range(0, 5_000_000, 10_000)]
-    return _repeat(target, end_s, [encode_frame([wire.Received(each)]) for each in numbers], _hello())
+    numbers = [tuple(range(2 * at, 2 * at + 2 * _PER_FRAME, 2)) for at in range(0, 5_000_000, _PER_FRAME)]
+    frames = [encode_frame([wire.Received(each) for each in numbers[at : at + 10]]) for at in range(0, 5_000, 10)]
+    return _repeat(target, end_s, frames, _hello())
 
 
 def replay(target: Target, end_s: float) -> int:

@@ -14,6 +14,7 @@ from keepwarm_scheduler.intake import (
     ROWS_AT_ONCE,
     SLICE_NS,
     SLOWNESS,
+    SUSPECT_BLAME,
     WAITING_BYTES_MAX,
     Intake,
 )
@@ -229,6 +230,17 @@ def test_who_is_to_blame_is_served_slowly_until_most_of_that_is_forgotten() -> N
     assert len(rig.turn()) == 0
     rig.now_ns += 2 * BLAME_HALVED_NS
     assert [len(rig.turn()) for _ in range(3)] == [1, 1, 1]
+
+
+def test_who_is_suspected_is_to_blame_sooner() -> None:
+    rig = Rig()
+    for peer in (A, B):
+        rig.intake.suspect(peer)
+    rig.put(A, 1)
+    rig.intake.blame(A, BLAME_MAX - SUSPECT_BLAME - 1)
+    assert rig.intake.holds(A)
+    rig.intake.blame(A, 1)
+    assert not rig.intake.holds(A)
 
 
 def test_blame_is_forgotten_in_silence_too() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from keepwarm_wire import fields
 from keepwarm_wire.codec import FRAME_BYTES_MAX, ProtocolError, decode_frame, encode_frame
-from keepwarm_wire.messages import TAGS, AgentBeat, Received, StatusReply
+from keepwarm_wire.messages import TAGS, AgentBeat, ClientBeatReply, StatusReply
 from support.wire_values import BadValue, bad_values, edge_values, example, row_of
 
 by_class = pytest.mark.parametrize("cls", TAGS.values(), ids=lambda cls: cls.__name__)
@@ -89,10 +89,10 @@ def test_documents_are_bounded() -> None:
 
 def test_collections_are_bounded() -> None:
     """A hundred thousand elements are taken, one more is not."""
-    most = Received(tuple(range(fields.COLLECTION_MAX)))
+    most = ClientBeatReply(1, tuple(range(fields.COLLECTION_MAX)), 0)
     assert decode_frame(encode_frame([most])) == [most]
     with pytest.raises(ProtocolError, match="array longer than 100000"):
-        decode_frame(encode_frame([Received((*most.call_numbers, 1))]))
+        decode_frame(encode_frame([most._replace(missing=(*most.missing, 1))]))
 
 
 def test_text_is_counted_in_characters_and_stays_below_the_frame() -> None:

@@ -106,6 +106,17 @@ def test_numbers_with_gaps_without_end_are_not_remembered(monkeypatch: pytest.Mo
     assert session.seen.gaps == 10
 
 
+def test_acknowledgements_of_calls_that_never_were_are_counted_once_each() -> None:
+    """A fourth of them: after a restart an honest client has a few."""
+    driver = Driver()
+    client = driver.client()
+    client.acknowledge(*range(1, 1_001))
+    assert blame(driver, client) == 250
+    client.acknowledge(*range(1, 1_001))
+    client.acknowledge(1_001, 1_002, 1_003)
+    assert blame(driver, client) == 0
+
+
 def test_calls_beyond_the_credit_and_of_unknown_functions_are_counted() -> None:
     driver = Driver(credit_calls=1)
     client = driver.client()

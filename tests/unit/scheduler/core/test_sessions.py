@@ -28,6 +28,7 @@ def test_a_session_that_has_declared_nothing_ends_with_its_connection() -> None:
     for number in range(1_000):
         client.say(wire.ClientHello(1, 1, "test", number.to_bytes(16, "big"), "", 0))
     assert len(driver.cluster.sessions) == 1
+    assert driver.cluster.oversteps[client.peer] == 1_000 * 20
     assert driver.cluster.pace.interval_ns(driver.cluster.peers_count) == before
     driver.feed(PeerLost(client.peer))
     assert not driver.cluster.sessions
