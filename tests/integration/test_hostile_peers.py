@@ -30,8 +30,8 @@ RATIO_AIM = 1.5
 """What the p99 of innocent calls is aimed at, of that beside the burner."""
 
 RATIO_MAX = 2.0
-"""What is demanded: of a short tier's median over all attacks, as its two seconds are mostly the first burst of each, before
-anybody is hung up on; of each attack where it goes on for longer. A p99 is also that of whoever shares the machine."""
+"""What is demanded of each attack that goes on, and of the median of the short ones: their two seconds are mostly the
+bursts before anybody is hung up on. A p99 is also that of whoever shares the machine."""
 
 P99_MS_MAX = 150.0
 """What is demanded of each attack."""

@@ -120,7 +120,7 @@ def _not_ours(session: Session, principal: Principal) -> Refused | None:
 
 
 def unplug(cluster: Cluster, session: Session) -> None:
-    """The connection broke. The session lives on until it has been silent for too long, if there is anything to keep."""
+    """The connection broke. A session with functions lives on until it has been silent for too long."""
     if not session.functions:
         end(cluster, session)
         return
