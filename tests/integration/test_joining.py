@@ -6,9 +6,13 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+import zmq
 
+from keepwarm_wire.codec import decode_frame, encode_frame
+from keepwarm_wire.messages import ClientBeat, ClientHello, Refused, Welcome
 from support.programs import run_command
 from support.secured import SecuredCluster, secured_cluster
+from support.siege.target import Target
 from support.waiting import until
 
 ADD = """
@@ -134,6 +138,29 @@ def test_a_revoked_user_is_told_so(cluster: SecuredCluster) -> None:
     cluster.scheduler.until_says("revoked key ann")
 
 
+def test_a_revoked_key_that_goes_on_is_hung_up_on(cluster: SecuredCluster) -> None:
+    """It is told a few times first; its new connections end at the gate."""
+    user = cluster.user(name="ann")
+    host, port = cluster.at.split(":")
+    target = Target(host, int(port), next((user / "logins").iterdir()))
+    with zmq.Context() as context, target.dealer(context) as dealer:
+        monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        dealer.send(encode_frame([ClientHello(1, 1, "test", b"c" * 16, "test", 0)]))
+        assert dealer.poll(10_000)
+        assert [type(message) for message in decode_frame(dealer.recv())] == [Welcome]
+        assert cluster.admin("keys", "revoke", "ann").code == 0
+        told = 0
+        while not monitor.poll(0):
+            dealer.send(encode_frame([ClientBeat(1, 0)]))
+            while dealer.poll(20):
+                told += sum(type(message) is Refused for message in decode_frame(dealer.recv()))
+            assert told < 50, "it is told without end"
+        cluster.scheduler.until_says("revoked key ann")
+        dealer.disable_monitor()
+        monitor.close(0)
+    assert told >= 10
+
+
 def test_a_token_of_another_cluster_does_not_open_this_one(cluster: SecuredCluster) -> None:
     with secured_cluster() as other:
         ended = run_command(cluster.new_home(), "login", other.token("client"), "--at", cluster.at)
@@ -178,6 +205,7 @@ def test_who_speaks_without_a_key_is_not_heard(cluster: SecuredCluster) -> None:
         assert monitor.poll(10_000)
     finally:
         dealer.disable_monitor()
+        monitor.close(0)
         monitor.close()
         dealer.close()
         context.term()

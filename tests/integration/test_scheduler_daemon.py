@@ -153,6 +153,22 @@ def test_bytes_that_are_no_protocol_are_refused_and_change_nothing(scheduler: Sc
     assert honest.as_client().epoch == 1
 
 
+def test_all_that_was_under_way_when_a_peer_was_forgotten_is_one_mistake_a_turn(
+    scheduler: Scheduler, context: Any
+) -> None:
+    """Else the beats and outcomes of an agent that has been away would make a flood of it."""
+    peer = Peer(context, scheduler.address)
+    peer.say(*[StatusRequest(number) for number in range(1_000)])
+    peer.say(ClientHello(1, 1, "test", b"c" * 16, "test", 0))
+    heard: list[Any] = []
+    while not heard or type(heard[-1]) is not Welcome:
+        assert peer.socket.poll(LIMIT_MS)
+        heard += decode_frame(peer.socket.recv())
+    refusals = heard[:-1]
+    assert {each.code for each in refusals} == {"hello_first"}
+    assert len(refusals) <= 100, "one for each part of the frame would be ten"
+
+
 def test_after_three_frames_that_cannot_be_read_a_connection_is_not_read_any_more(
     scheduler: Scheduler, context: Any
 ) -> None:
