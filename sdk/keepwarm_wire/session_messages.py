@@ -36,6 +36,7 @@ __all__ = [
     "DeclareFunction",
     "Submit",
     "Cancel",
+    "ForgetFunctions",
     "Received",
     "ClientBeat",
     "ClientBeatReply",
@@ -54,8 +55,12 @@ __all__ = [
     "StopRefused",
     "ExplainRequest",
     "ExplainReply",
+    "FORGOTTEN_MAX",
     "RECEIVED_MAX",
 ]
+
+FORGOTTEN_MAX = 1_000
+"""How many functions one message forgets at most."""
 
 RECEIVED_MAX = 1_000
 """How many outcomes one message acknowledges at most."""
@@ -156,6 +161,15 @@ class Cancel(NamedTuple):
     """Stop a call, queued or running. Answered by its outcome, which may still be a success."""
 
     call_number: Count
+
+
+class ForgetFunctions(NamedTuple):
+    """The client will make no more calls of these functions, and none of theirs is unanswered. Needs no answer.
+
+    Lost, it costs the scheduler the memory of a function until the session ends. Numbers are not used again.
+    """
+
+    function_numbers: Annotated[tuple[Small, ...], Bounds(0, FORGOTTEN_MAX)]
 
 
 class Received(NamedTuple):

@@ -60,6 +60,7 @@ class ModelAgent:
         self.outbox: list[wire.Message] = []
         self.now_ns = 0
         self.epoch = self.last_command = self.beat_number = 0
+        self.platform = PLATFORM
         self.welcomed = False
         self.said_goodbye = False
         self.memory_bytes = 1 << 20
@@ -89,7 +90,7 @@ class ModelAgent:
                 "model",
                 self.name,
                 self.incarnation,
-                PLATFORM,
+                self.platform,
                 self.pythons,
                 quantities,
                 self.labels,
@@ -265,7 +266,7 @@ class ModelAgent:
         """A lock is made, or cannot be."""
         command = self.locks.pop(spec_key)
         if failure is None:
-            self.say(wire.LockMade(spec_key, PLATFORM, lock + command.spec_key.hex().encode(), 1000))
+            self.say(wire.LockMade(spec_key, self.platform, lock + command.spec_key.hex().encode(), 1000))
         else:
             self.say(wire.LockFailed(spec_key, failure, False))
 

@@ -126,8 +126,11 @@ class Client:
 class Agent(ModelAgent):
     """A model agent on a connection. With ``starts`` it makes locks and starts processes at once."""
 
-    def __init__(self, driver: "Driver", name: str, incarnation: bytes, starts: bool, **resources: Any) -> None:
+    def __init__(
+        self, driver: "Driver", name: str, incarnation: bytes, starts: bool, platform: str, **resources: Any
+    ) -> None:
         super().__init__(name, incarnation, **resources)
+        self.platform = platform or self.platform
         self.driver, self.starts = driver, starts
         self.heard: list[Any] = []
         self.connect()
@@ -226,8 +229,10 @@ class Driver:
     def client(self, name: str = "s") -> Client:
         return Client(self, name.encode().ljust(16, b"-")).hello()
 
-    def agent(self, name: str = "a", incarnation: str = "", *, starts: bool = True, **resources: Any) -> Agent:
-        return Agent(self, name, (incarnation or f"{name}1").encode().ljust(16, b"-"), starts, **resources)
+    def agent(
+        self, name: str = "a", incarnation: str = "", *, starts: bool = True, platform: str = "", **resources: Any
+    ) -> Agent:
+        return Agent(self, name, (incarnation or f"{name}1").encode().ljust(16, b"-"), starts, platform, **resources)
 
     # ------------------------------------------------------------ the network
 

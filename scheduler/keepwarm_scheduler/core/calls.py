@@ -63,13 +63,22 @@ def submit(cluster: Cluster, call: Call) -> None:
         consider_starts(cluster, pool, call)
 
 
-def place_again(cluster: Cluster, call: Call) -> None:
-    """A call whose attempt was lost or refused goes back to the head of its queue."""
+def place_again(cluster: Cluster, call: Call, *, has_run: bool = False) -> None:
+    """A call whose attempt was lost or refused goes back to the head of its queue.
+
+    One that no process had goes on waiting: what is left of its queue timeout is all that it still has.
+    """
     change(call, CALL, CallState.QUEUED)
     call.attempt = None
     if call.cancel_reason:
         fail(cluster, call, Status.CANCELLED, "cancelled", f"Cancelled: {call.cancel_reason}.")
         return
+    if call.queue_end_ns and not has_run:
+        if call.queue_end_ns <= cluster.now_ns:
+            call.reason = "capacity"
+            time_out(cluster, call, "queue")
+            return
+        cluster.timer("queue", call.key, call.queue_end_ns - cluster.now_ns)
     pool = admit(cluster, call, first=True)
     if pool is not None and call.state is CallState.QUEUED:
         consider_starts(cluster, pool, call)
@@ -146,7 +155,7 @@ def lose_attempt(cluster: Cluster, attempt: Attempt, *, was_node_lost: bool) -> 
         message = f"Node {node} was lost while it ran the call, for the {call.lost_nodes}. time; retries allow {limit}."
         fail(cluster, call, Status.LOST, "node_lost", message)
         return
-    place_again(cluster, call)
+    place_again(cluster, call, has_run=attempt.is_running)
 
 
 def attempt_done(cluster: Cluster, node: Node, message: AttemptDone) -> None:
@@ -187,7 +196,7 @@ def _resume(cluster: Cluster, call: Call, attempt: Attempt) -> None:
         place = attempt.instance.node.name
         end_in_doubt(cluster, call, f"An earlier scheduler stopped the call while it ran on node {place}.")
     else:
-        place_again(cluster, call)
+        place_again(cluster, call, has_run=True)
 
 
 def _end_call(cluster: Cluster, node: Node, call: Call, attempt: Attempt, message: AttemptDone) -> None:

@@ -5,6 +5,8 @@ report about it finds nothing. The outcome of the call that it may have been ser
 repeats that until it is final, and it alone decides what becomes of the call.
 """
 
+from itertools import islice
+
 from keepwarm_scheduler.core import notices
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.decisions import CAUSES, Coldness, Ending
@@ -36,6 +38,8 @@ __all__ = [
 ]
 
 _ENDED_REMEMBERED = 1_000
+_TOLD_MAX = 1_000
+"""So many sessions are told how a start goes."""
 _START_CAUSES = ("build_failed", "start_failed")
 """Ends of instances that could not be made; one that was ready may die too before we have heard that it was."""
 _NODE_STOPPING = "node_stopping"
@@ -73,7 +77,7 @@ def _begin_lease(cluster: Cluster, instance: Instance) -> None:
 
 
 def instance_progress(cluster: Cluster, node: Node, message: InstanceProgress) -> None:
-    """Tell the sessions whose calls wait in this pool, each once."""
+    """Tell the sessions whose calls wait in this pool, of their next call's function."""
     instance = node.instances.get(message.instance_id)
     if instance is None:
         cluster.astonished(node)
@@ -81,7 +85,7 @@ def instance_progress(cluster: Cluster, node: Node, message: InstanceProgress) -
     instance.phase = message.phase
     elapsed_us = (cluster.now_ns - instance.wanted_ns) // 1_000
     told: dict[tuple[bytes, int], None] = {}
-    for call in instance.pool.queue:
+    for call in islice(instance.pool.queue.heads(), _TOLD_MAX):
         session, number = call.session, call.function.declaration.function_number
         if (session.session_id, number) not in told:
             told[(session.session_id, number)] = None

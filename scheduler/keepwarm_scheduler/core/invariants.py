@@ -235,7 +235,7 @@ def _check_call(cluster: Cluster, call: Call, name: str) -> None:
         assert any(call is queued for queued in pool.queue), f"{name} is in no queue"
         assert call.decisions, f"{name} waits and nothing says why"
     elif call.reason == "lock":
-        assert any(call is waiting for waiting in call.function.environment.waiting), f"{name} waits for no lock"
+        assert call in call.function.environment.waiting, f"{name} waits for no lock"
     elif call.reason == "not before":
         assert ("retry", call.key) in cluster.timers, f"{name} will never be retried"
 
@@ -345,9 +345,12 @@ def _check_locks(cluster: Cluster) -> None:
         )
         assert key == (environment.namespace, environment.spec_key), f"environment {key} is another"
         assert (environment.locking_node is not None) == (key in cluster.locking), f"environment {key}: locking and not"
+        for call in environment.waiting:
+            assert call.state is CallState.QUEUED, f"{call} is over, or runs, and is kept as one that waits"
+            assert call.reason == "lock", f"{call} is kept as one that waits for a lock"
         if environment.lock is not None:
-            waits = [call for call in environment.waiting if call.state is CallState.QUEUED]
-            assert not waits, f"{len(waits)} calls wait for a lock that is there"
+            assert not environment.waiting, f"{len(environment.waiting)} calls wait for a lock that is there"
+            assert environment.locks[environment.platform] == environment.lock, f"environment {key}: locks"
         if environment.locking_node is not None:
             node = environment.locking_node
             assert cluster.nodes.get(node.name) is node, f"environment {key} is being locked by a node that is gone"

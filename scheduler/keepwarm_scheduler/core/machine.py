@@ -19,7 +19,7 @@ from keepwarm_scheduler.core import (
     instances,
     nodes,
     notices,
-    pressure,
+    platforms,
     recovery,
     relaying,
     sessions,
@@ -54,6 +54,7 @@ from keepwarm_wire.messages import (
     DeclareFunction,
     ExplainReply,
     ExplainRequest,
+    ForgetFunctions,
     Goodbye,
     InstanceBusy,
     InstanceEnded,
@@ -86,6 +87,7 @@ _FROM_CLIENT: dict[type, Callable[[Cluster, Session, Any], None]] = {
     Received: sessions.received,
     ClientBeat: sessions.beat,
     Cancel: sessions.cancel_call,
+    ForgetFunctions: sessions.forget_functions,
     DeclareFunction: sessions.declare,
     Goodbye: lambda cluster, session, _: sessions.end(cluster, session),
     ExplainRequest: lambda cluster, session, message: cluster.send(
@@ -372,7 +374,7 @@ _CALL_TIMERS: dict[str, Callable[[Cluster, Call], None]] = {
     "queue": lambda cluster, call: calls.time_out(cluster, call, "queue"),
     "overall": lambda cluster, call: calls.time_out(cluster, call, "overall"),
     "retry": calls.retry_due,
-    "infeasible": pressure.infeasible,
+    "infeasible": platforms.infeasible_due,
 }
 
 

@@ -39,7 +39,7 @@ def record(
             cluster.cancel_timer(kind, call.key)
     arguments, call.arguments = call.arguments, b""
     call.outcome = Outcome(call.number, status, result, failure, report)
-    call.outcome_ns = cluster.now_ns
+    call.outcome_ns = call.said_ns = cluster.now_ns
     call.settled_attempt = settled
     if call.session.is_keeper:
         detached_ends.ended(cluster, call, arguments)
@@ -102,6 +102,8 @@ def leave_queue(cluster: Cluster, call: Call) -> None:
     pool = call.function.pool
     if pool is not None and call.reason == "capacity":
         pool.remove(call)
+    elif call.reason == "lock":
+        call.function.environment.waiting.pop(call, None)
 
 
 def report_of(attempt: Attempt, call: Call, done: AttemptDone | None) -> CallReport:

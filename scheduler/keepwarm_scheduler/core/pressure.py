@@ -239,14 +239,17 @@ def _why_infeasible(nodes: list[Node], pool: Pool) -> str:
     wants += [f"gpu={shape.gpu / 1000:g}"] if shape.gpu else []
     wants += [f"{quantity.name}={quantity.amount / 1000:g}" for quantity in shape.custom]
     wants += [f"label {label.name}={label.value}" for label in shape.labels]
-    have = "; ".join(f"{node.name}: {', '.join(_has(node, shape))}" for node in nodes[:20])
+    if any(node.platform != pool.platform for node in nodes):
+        wants.append(f"platform {pool.platform}, for which its environment was resolved")
+    have = "; ".join(f"{node.name}: {', '.join(_has(node, shape, pool.platform))}" for node in nodes[:20])
     return f"No node could ever run this: it asks for {', '.join(wants)}; nodes have {have}."
 
 
-def _has(node: Node, shape: Shape) -> list[str]:
+def _has(node: Node, shape: Shape, platform: str) -> list[str]:
     """What a node has of the things that are asked for."""
     capacity = node.capacity
     has = [f"cpu={capacity.get('cpu', 0) / 1000:g}", f"memory={capacity.get('memory', 0) >> 20} MiB"]
     has += [f"gpu={capacity.get('gpu', 0) / 1000:g}"] if shape.gpu else []
     has += [f"{quantity.name}={capacity.get(quantity.name, 0) / 1000:g}" for quantity in shape.custom]
+    has += [f"platform {node.platform}"] if node.platform != platform else []
     return has + [f"label {label.name}={node.labels.get(label.name, '(none)')}" for label in shape.labels]

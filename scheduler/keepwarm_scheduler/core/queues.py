@@ -113,6 +113,12 @@ class FairQueue(Generic[T]):
             for lane in self._levels[priority].values():
                 yield from lane
 
+    def heads(self) -> Iterator[T]:
+        """The next entry of every owner, at each of its priorities, the highest first."""
+        for priority in reversed(self._priorities):
+            for lane in self._levels[priority].values():
+                yield next(iter(lane))
+
     def footprint(self) -> tuple[int, int]:
         """How many priorities and lanes are kept: none of them empty."""
         return len(self._priorities), sum(len(lanes) for lanes in self._levels.values())

@@ -1,5 +1,7 @@
 """What passes through: output to its client, functions to the nodes that ask, locks to the environments that wait."""
 
+from itertools import islice
+
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.events import SavedLock
 from keepwarm_scheduler.core.starting import adopt_lock
@@ -19,6 +21,9 @@ from keepwarm_wire.messages import (
 from keepwarm_wire.spec import environment_id
 
 __all__ = ["lock_failed", "lock_made", "lock_progress", "need_function", "output", "restore_locks"]
+
+_TOLD_MAX = 1_000
+"""Of so many calls that wait for a lock, the oldest, the sessions are told how it goes."""
 
 
 def output(cluster: Cluster, node: Node, message: AttemptOutput) -> None:
@@ -77,7 +82,7 @@ def lock_progress(cluster: Cluster, node: Node, message: LockProgress) -> None:
     """Tell the sessions whose calls wait for this lock, each function once."""
     told: dict[tuple[bytes, int], None] = {}
     for environment in _locking(cluster, node, message.spec_key):
-        for call in environment.waiting:
+        for call in islice(environment.waiting, _TOLD_MAX):
             key = (call.session.session_id, call.function.declaration.function_number)
             if key not in told:
                 told[key] = None
@@ -88,7 +93,10 @@ def lock_progress(cluster: Cluster, node: Node, message: LockProgress) -> None:
 def restore_locks(cluster: Cluster, locks: tuple[SavedLock, ...]) -> None:
     """Locks of earlier runs: the same spec gives the same bytes as before."""
     for saved in locks:
-        environment = Environment(saved.namespace, saved.spec_key, b"", saved.python, is_empty=False)
-        cluster.environments[(saved.namespace, saved.spec_key)] = environment
+        key = (saved.namespace, saved.spec_key)
+        environment = cluster.environments.get(key)
+        if environment is None:
+            environment = cluster.environments[key] = Environment(*key, b"", saved.python, is_empty=False)
+        environment.locks[saved.platform] = saved.lock
         environment.platform, environment.lock = saved.platform, saved.lock
         environment.environment_id = environment_id(saved.lock.decode(), saved.python, saved.platform)

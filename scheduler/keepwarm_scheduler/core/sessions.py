@@ -19,6 +19,7 @@ from keepwarm_wire.messages import (
     ClientBeatReply,
     ClientHello,
     DeclareFunction,
+    ForgetFunctions,
     Received,
     Refused,
     Status,
@@ -33,6 +34,7 @@ __all__ = [
     "declare",
     "end",
     "environment_of",
+    "forget_functions",
     "open_session",
     "received",
     "set_timeouts",
@@ -49,6 +51,11 @@ _ANSWERS_PER_INTERVAL_MAX = 8
 """So many beats of a session are answered in the time of one."""
 
 _OVER_CREDIT_BLAME = 10
+
+_REPEATED_BYTES = 16 << 20
+"""Of outcomes that are repeated in one go; the others' turn comes with the next beat."""
+_OUTCOME_BYTES = 200
+_REPEATED_LATEST_NS = 30_000_000_000
 
 _UNKNOWN_PER_BLAME = 4
 """Acknowledgements of calls that this scheduler never knew: few, and after a restart only."""
@@ -155,12 +162,7 @@ def end(cluster: Cluster, session: Session) -> None:
             if attempt is not None:
                 abandon(cluster, attempt)
         forget(cluster, call)
-    for function in session.functions.values():
-        cluster.drop(function.declaration.body)
-        if function.pool is not None:
-            function.pool.leave(session, function.name)
-            cluster.forget_unused(function.pool)
-    _forget_environments(cluster, session)
+    _forget_functions(cluster, session, list(session.functions.values()))
     cluster.cancel_timer("session", session.session_id)
     cluster.sessions.pop(session.session_id, None)
     if not session.is_keeper:
@@ -170,11 +172,21 @@ def end(cluster: Cluster, session: Session) -> None:
             del cluster.sessions_of[key]
 
 
-def _forget_environments(cluster: Cluster, session: Session) -> None:
+def _forget_functions(cluster: Cluster, session: Session, functions: list[Function]) -> None:
+    """The session makes no more calls of them."""
+    for function in functions:
+        cluster.drop(function.declaration.body)
+        if function.pool is not None:
+            function.pool.leave(session, function.name)
+            cluster.forget_unused(function.pool)
+    _forget_environments(cluster, functions)
+
+
+def _forget_environments(cluster: Cluster, functions: list[Function]) -> None:
     """What nobody declares any more and no node has made a lock of is nothing to remember."""
     kept = {id(kept.function.environment) for kept in cluster.book.functions.values()}
     families: dict[tuple[str, ...], None] = {}
-    for function in session.functions.values():
+    for function in functions:
         environment = function.environment
         environment.users -= 1
         is_unused = not environment.users and environment.lock is None and environment.locking_node is None
@@ -214,6 +226,16 @@ def declare(cluster: Cluster, session: Session, message: DeclareFunction) -> Non
     digest = hashlib.sha256(session.principal.namespace.encode() + b"\0" + message.version).digest()
     session.functions[message.function_number] = Function(message._replace(version=digest), environment)
     cluster.claim(message.body)
+
+
+def forget_functions(cluster: Cluster, session: Session, message: ForgetFunctions) -> None:
+    """The client names them no more. One that an unfinished call is of stays: its client has made a mistake."""
+    numbers = [number for number in dict.fromkeys(message.function_numbers) if number in session.functions]
+    if not numbers:
+        return
+    in_use = {call.function for call in session.calls.values() if call.state is not CallState.DONE}
+    unused = [number for number in numbers if session.functions[number] not in in_use]
+    _forget_functions(cluster, session, [session.functions.pop(number) for number in unused])
 
 
 def environment_of(cluster: Cluster, namespace: str, text: bytes, spec: Spec) -> Environment:
@@ -261,6 +283,8 @@ def set_timeouts(cluster: Cluster, call: Call, queue_us: int, overall_us: int) -
         if left_us < FOREVER_US:
             call.timed = True
             cluster.timer(kind, call.key, left_us * 1_000)
+            if kind == "queue":
+                call.queue_end_ns = cluster.now_ns + left_us * 1_000
 
 
 def cancel_call(cluster: Cluster, session: Session, message: Cancel) -> None:
@@ -305,6 +329,18 @@ def beat(cluster: Cluster, session: Session, message: ClientBeat) -> None:
 
 
 def _repeat_outcomes(cluster: Cluster, session: Session, older_than_ns: int) -> None:
-    for call in session.calls.values():
-        if call.outcome is not None and cluster.now_ns - call.outcome_ns >= older_than_ns:
-            cluster.send(session, call.outcome)
+    """Each the less often the older it is, and not all at once: on a slow link they may be still under way."""
+    now_ns, left_bytes = cluster.now_ns, _REPEATED_BYTES
+    due = [
+        call
+        for call in session.calls.values()
+        if call.outcome is not None
+        and now_ns - call.said_ns >= max(older_than_ns, min(call.said_ns - call.outcome_ns, _REPEATED_LATEST_NS))
+    ]
+    for call in sorted(due, key=lambda call: call.said_ns):
+        outcome = call.outcome
+        if outcome is None or left_bytes <= 0:
+            return
+        call.said_ns = now_ns
+        left_bytes -= _OUTCOME_BYTES + (len(outcome.result) if type(outcome.result) is bytes else 0)
+        cluster.send(session, outcome)

@@ -29,7 +29,6 @@ from keepwarm_scheduler.core.placement import Candidate, Demand, Temperature, ch
 from keepwarm_scheduler.core.places import could_ever, find, is_usable, load_permille, nodes_by_load
 from keepwarm_scheduler.core.pressure import make_room, watch_infeasible
 from keepwarm_scheduler.core.state import Call, Environment, Function, Instance, Node, Pool, Shape
-from keepwarm_scheduler.core.transitions import CallState
 from keepwarm_wire.messages import Failure, MakeLock, StartInstance
 from keepwarm_wire.spec import environment_id
 
@@ -73,7 +72,7 @@ def admit(cluster: Cluster, call: Call, *, first: bool = False) -> Pool | None:
     if pool is None:
         call.reason = "lock"
         note(call, Decision(Reason.LOCK, cluster.now_ns))
-        environment.waiting.append(call)
+        environment.waiting[call] = None
         resolve(cluster, environment)
     elif not (pool.idle or pool.roomy) or not serve_at_once(cluster, pool, call):
         enqueue(pool, call, first=first)
@@ -85,7 +84,7 @@ def resolve(cluster: Cluster, environment: Environment) -> None:
     if environment.lock is not None or environment.locking_node is not None:
         return
     if environment.blocked_at == cluster.capacity_version:
-        watch_infeasible(cluster, environment.waiting[-1])
+        watch_infeasible(cluster, next(reversed(environment.waiting)))
         return
     able = (node for node in nodes_by_load(cluster) if is_usable(node) and environment.python in node.pythons)
     nodes = list(islice(able, _LOCKERS_COMPARED))
@@ -112,6 +111,7 @@ def resolve(cluster: Cluster, environment: Environment) -> None:
 def adopt_lock(cluster: Cluster, environment: Environment, platform: str, lock: bytes, duration_us: int) -> None:
     """The environment is resolved: its waiting calls go to their pools."""
     environment.platform, environment.lock, environment.lock_us = platform, lock, duration_us
+    environment.locks[platform] = lock
     unlock(cluster, environment)
     environment.locked_ns = cluster.now_ns
     environment.environment_id = environment_id(lock.decode(), environment.python, platform)
@@ -122,12 +122,10 @@ def adopt_lock(cluster: Cluster, environment: Environment, platform: str, lock: 
     waiting, pools = list(environment.waiting), dict[bytes, Pool]()
     environment.waiting.clear()
     for call in waiting:
-        # One that was found running meanwhile and then placed again is listed twice.
-        if call.state is CallState.QUEUED and call.reason == "lock":
-            cluster.cancel_timer("infeasible", call.key)
-            pool = admit(cluster, call)
-            if pool is not None:
-                pools[pool.key] = pool
+        cluster.cancel_timer("infeasible", call.key)
+        pool = admit(cluster, call)
+        if pool is not None:
+            pools[pool.key] = pool
     for pool in pools.values():
         serve(cluster, pool)
         consider_starts(cluster, pool)

@@ -58,12 +58,15 @@ class Environment:
     is_empty: bool
     platform: str = ""
     lock: bytes | None = None
+    locks: dict[str, bytes] = field(default_factory=dict)
+    """By platform; ``lock`` is that of ``platform``."""
     environment_id: str = ""
     lock_us: int = 0
     locked_ns: int = 0
     locking_node: "Node | None" = None
     locking_command: int = 0
-    waiting: deque["Call"] = field(default_factory=deque)
+    waiting: dict["Call", None] = field(default_factory=dict)
+    """The calls that wait for the lock."""
     blocked_at: int = -1
     """The capacity version at which no node could make the lock."""
     family: tuple[str, ...] = ()
@@ -357,9 +360,13 @@ class Call:
     submitted_ns: int
     state: CallState = CallState.QUEUED
     reason: str = ""
+    queue_end_ns: int = 0
+    """When its queue timeout is over, if it has one."""
     attempt: "Attempt | None" = None
     outcome: Outcome | None = None
     outcome_ns: int = 0
+    said_ns: int = 0
+    """When its outcome was sent last."""
     settled_attempt: tuple["Node", int] | None = None
     cancel_reason: str = ""
     timed: bool = False

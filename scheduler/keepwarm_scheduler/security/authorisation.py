@@ -22,6 +22,7 @@ MAY_SEND: dict[type, frozenset[str]] = {
     wire.DeclareFunction: _CALLERS,
     wire.Submit: _CALLERS,
     wire.Cancel: _CALLERS,
+    wire.ForgetFunctions: _CALLERS,
     wire.Received: _CALLERS,
     wire.ClientBeat: _CALLERS,
     wire.ExplainRequest: _CALLERS,

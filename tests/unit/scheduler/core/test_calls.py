@@ -141,6 +141,37 @@ def test_the_queue_timeout_ends_a_call_that_waits() -> None:
     assert "5 s" in failure.message
 
 
+def test_the_queue_timeout_goes_on_for_a_call_that_no_process_had() -> None:
+    """It was sent to one, which died before the call came."""
+    driver = Driver()
+    client, agent = warm(driver, queue_timeout=5, memory_bytes=1 << 33, keep_alive=60)
+    (instance_id,) = agent.instances
+    driver.lose(wire.Dispatch)
+    waiting = client.submit()
+    agent.starts = False
+    agent.die(instance_id)
+    driver.settle()
+    driver.advance(4.9)
+    assert not client.outcomes(waiting)
+    driver.advance(0.2)
+    assert client.status(waiting) == "timed out"
+
+
+def test_the_queue_timeout_ends_a_call_at_once_that_comes_back_after_it() -> None:
+    driver = Driver()
+    client, agent = warm(driver, queue_timeout=1, keep_alive=60)
+    (instance_id,) = agent.instances
+    driver.lose(wire.Dispatch)
+    waiting = client.submit()
+    driver.advance(1.5)
+    assert not client.outcomes(waiting), "a process has it, for all that is known"
+    agent.die(instance_id)
+    driver.settle()
+    driver.advance(4.1)
+    assert client.status(waiting) == "timed out"
+    assert not agent.attempts
+
+
 def test_the_queue_timeout_leaves_a_running_call_alone() -> None:
     driver = Driver()
     client, agent, call = started(driver, queue_timeout=5)

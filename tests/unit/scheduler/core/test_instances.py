@@ -92,6 +92,23 @@ def test_a_process_that_dies_with_its_call_is_replaced_for_a_retry() -> None:
     assert client.status(call) == "succeeded"
 
 
+def test_what_a_start_does_costs_by_the_session_not_by_the_call() -> None:
+    driver = Driver()
+    agent, client, other = driver.agent(starts=False), driver.client(), driver.client("t")
+    client.declare()
+    other.declare()
+    for _ in range(50):
+        client.submit()
+        other.submit()
+    looked_at = 0
+    queue = driver.pool().queue
+    for _ in queue.heads():
+        looked_at += 1
+    assert looked_at == 2
+    driver.transmit(agent.peer, wire.InstanceProgress(next(iter(agent.instances)), "build", ""))
+    assert len(client.of(wire.Progress)) == len(other.of(wire.Progress)) == 1
+
+
 def test_what_a_start_does_is_told_to_the_clients_that_wait_once_each() -> None:
     driver = Driver()
     agent, client = driver.agent(starts=False), driver.client()

@@ -134,6 +134,56 @@ def test_a_large_function_is_claimed_until_its_session_ends() -> None:
     assert driver.done(DropPayload) == [DropPayload(body.payload_id)]
 
 
+def test_functions_that_a_client_forgets_are_forgotten_unless_a_call_of_theirs_is_unfinished() -> None:
+    driver = Driver()
+    client, agent = warm(driver)
+    body = wire.Reference(b"b" * 16, 1 << 20, b"d" * 32)
+    client.say(client.declared[1]._replace(function_number=2, body=body))
+    client.declare("m:other", requirements=("never-called",))
+    client.submit(1)
+    session = driver.cluster.sessions[client.session_id]
+    client.say(wire.ForgetFunctions((1, 2, 2, 3, 4)))
+    assert list(session.functions) == [1]
+    assert driver.done(DropPayload) == [DropPayload(body.payload_id)]
+    assert len(driver.cluster.environments) == 1
+    agent.complete()
+    client.say(wire.ForgetFunctions((1,)))
+    assert not session.functions
+    client.submit(1)
+    assert driver.core.oversteps() == {client.peer: 1}
+
+
+def test_outcomes_are_repeated_the_less_often_the_older_they_are() -> None:
+    driver = Driver()
+    client, agent = warm(driver)
+    call = client.submit()
+    agent.complete()
+    times = []
+    for second in range(0, 100, 2):
+        before = len(client.outcomes(call))
+        driver.advance(2)
+        if len(client.outcomes(call)) > before:
+            times.append(second + 2)
+    assert times == [2, 4, 8, 16, 32, 62, 92]
+
+
+def test_no_more_outcomes_are_repeated_in_one_go_than_a_link_may_take() -> None:
+    driver = Driver()
+    client, agent = warm(driver)
+    result = bytes(60_000)
+    calls = [client.submit() for _ in range(400)]
+    while agent.runnable():
+        agent.complete(result=result)
+    heard = len(client.of(wire.Outcome))
+    driver.advance(2.1)
+    repeated = [outcome.call_number for outcome in client.of(wire.Outcome)[heard:]]
+    assert repeated == calls[: len(repeated)]
+    assert 16_000_000 < len(repeated) * len(result) < 17_000_000
+    driver.advance(2)
+    repeated = [outcome.call_number for outcome in client.of(wire.Outcome)[heard:]]
+    assert set(repeated) == set(calls), "the others' turn has come"
+
+
 def test_a_beat_names_what_never_arrived() -> None:
     driver = Driver()
     client, _agent = warm(driver)

@@ -314,17 +314,18 @@ def test_undeclared_memory_is_booked_as_a_default() -> None:
     assert options().memory_bytes == 256 << 20
 
 
-def test_a_call_that_is_listed_twice_for_a_lock_is_placed_once() -> None:
-    """It waited, was found running after a restart, and was placed again before the lock was made."""
+def test_calls_that_end_while_they_wait_for_a_lock_are_not_kept() -> None:
     driver = Driver()
     agent, client = driver.agent(starts=False), driver.client()
     client.declare(requirements=("requests",))
-    number = client.submit()
+    for _ in range(3):
+        client.cancel(client.submit())
+    last = client.submit()
     (environment,) = driver.cluster.environments.values()
-    environment.waiting.append(environment.waiting[0])
+    assert [call.number for call in environment.waiting] == [last]
     agent.finish_lock(next(iter(agent.locks)))
     driver.settle()
     agent.started()
     agent.complete()
-    assert client.status(number) == "succeeded"
+    assert client.status(last) == "succeeded"
     assert len(agent.executed) == 1

@@ -21,6 +21,7 @@ ClientHello           x     x      .     .    x
 DeclareFunction       x     x      .     .    x
 Submit                x     x      .     .    x
 Cancel                x     x      .     .    x
+ForgetFunctions       x     x      .     .    x
 Received              x     x      .     .    x
 ClientBeat            x     x      .     .    x
 ExplainRequest        x     x      .     .    x
