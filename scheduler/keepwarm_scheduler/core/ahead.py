@@ -79,6 +79,7 @@ def _has_room(cluster: Cluster, instance: Instance, allowed: int) -> bool:
     return (
         instance.state is InstanceState.BUSY
         and not node.is_closed
+        and node.saved_for is None
         and len(instance.ahead) < min(allowed, node.ahead_max)
         and running is not None
         and depth(running.run_times) > 0

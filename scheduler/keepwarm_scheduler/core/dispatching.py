@@ -5,13 +5,14 @@ call: whichever instance is ready first takes the call at the head of the queue.
 instance is idle; a call ends, the next one waits) looks at one pool and one node, whatever the cluster's size.
 """
 
-from keepwarm_scheduler.core import notices
+from keepwarm_scheduler.core import notices, saving
 from keepwarm_scheduler.core.ahead import find_room, watch
 from keepwarm_scheduler.core.at_most_once import send_dispatch
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.decisions import Decision, Reason, note
 from keepwarm_scheduler.core.leases import UNKNOWN_TERM, Lease
 from keepwarm_scheduler.core.placement import Claim
+from keepwarm_scheduler.core.saving import claim, is_kept_from
 from keepwarm_scheduler.core.state import Attempt, Call, Instance, Node, Pool
 from keepwarm_scheduler.core.transitions import CALL, INSTANCE, CallState, InstanceState, change
 from keepwarm_wire.fields import FOREVER_US
@@ -20,7 +21,6 @@ from keepwarm_wire.messages import DeclareFunction, Dispatch, FunctionBody, Func
 __all__ = [
     "await_lease",
     "book",
-    "claim",
     "close_node",
     "dispatch",
     "enqueue",
@@ -62,9 +62,9 @@ def next_call(pool: Pool) -> Call | None:
 
 def serve(cluster: Cluster, pool: Pool) -> None:
     """Send waiting calls to idle instances until one or the other runs out, then some ahead to busy ones."""
-    while pool.idle and pool.queue:
+    while pool.idle and (call := pool.queue.head()) is not None:
         instance = pool.idle.pop()
-        if has_cpu(instance.node, pool):
+        if has_cpu(instance.node, pool) and not is_kept_from(cluster, instance.node, pool, call):
             dispatch(cluster, pool.take(), instance)
         else:
             park(instance)
@@ -87,7 +87,7 @@ def serve_at_once(cluster: Cluster, pool: Pool, call: Call) -> bool:
     """
     while pool.idle:
         instance = pool.idle.pop()
-        if has_cpu(instance.node, pool):
+        if has_cpu(instance.node, pool) and not is_kept_from(cluster, instance.node, pool, call):
             dispatch(cluster, call, instance)
             return True
         park(instance)
@@ -102,37 +102,45 @@ def serve_at_once(cluster: Cluster, pool: Pool, call: Call) -> bool:
 def serve_node(cluster: Cluster, node: Node) -> None:
     """Cpu came free on a node: of its parked instances, those take a call whose pools' head calls deserve it most.
 
-    An instance that nothing waits for goes back to where calls look first.
+    An instance that nothing waits for goes back to where calls look first. Where a call that deserves it more needs
+    more than there is, the node saves for it.
     """
-    if node.is_closed:
+    if node.is_closed or not (node.parked or node.saved_for):
         return
-    while node.parked:
-        waiting: list[tuple[Claim, bytes]] = []
-        for key, instances in list(node.parked.items()):
-            pool = instances[0].pool
-            if not has_cpu(node, pool):
-                continue
-            if pool.queue:
-                waiting.append((claim(cluster, pool), key))
-            else:
-                while key in node.parked:
-                    _unpark(node, key, 0)
+    starved = saving.starved_by(cluster, node)
+    while True:
+        waiting, short = _claims(cluster, node)
+        if starved is not None and starved.queue:
+            short.append((claim(cluster, starved), starved.key))
+        if short and (not waiting or min(short) < min(waiting)):
+            saving.begin(cluster, node, cluster.pools[min(short)[1]])
+            return
+        saving.end(cluster, node)
         if not waiting:
             return
-        _, key = min(waiting)
-        instance = _unpark(node, key, -1)
+        instance = _unpark(node, min(waiting)[1], -1)
         pool = instance.pool
         pool.idle.pop()
         dispatch(cluster, pool.take(), instance)
         _send_ahead(cluster, pool)
 
 
-def claim(cluster: Cluster, pool: Pool) -> Claim:
-    """How the head call of a pool that has one compares with another pool's."""
-    call = pool.queue.head()
-    assert call is not None
-    namespace_turn = cluster.namespace_turns.get(pool.namespace, 0)
-    return Claim(-call.priority, namespace_turn, call.session.turn, call.submitted_ns, call.number)
+def _claims(cluster: Cluster, node: Node) -> tuple[list[tuple[Claim, bytes]], list[tuple[Claim, bytes]]]:
+    """Of the pools with instances parked on a node: whose call could run, and who has waited too long for more cpu."""
+    waiting: list[tuple[Claim, bytes]] = []
+    short: list[tuple[Claim, bytes]] = []
+    for key, instances in list(node.parked.items()):
+        pool = instances[0].pool
+        if not has_cpu(node, pool):
+            is_short = node.free["cpu"] < pool.shape.cpu and saving.is_impatient(cluster, pool)
+            if is_short and saving.may_save(cluster, node, pool):
+                short.append((claim(cluster, pool), key))
+        elif pool.queue:
+            waiting.append((claim(cluster, pool), key))
+        else:
+            while key in node.parked:
+                _unpark(node, key, 0)
+    return waiting, short
 
 
 def has_cpu(node: Node, pool: Pool) -> bool:
@@ -182,7 +190,7 @@ def put_on_idle(instance: Instance) -> None:
 def close_node(node: Node) -> None:
     """From now on no call is sent to the node: its idle instances are set aside. What runs goes on."""
     if not node.is_closed:
-        node.is_closed = True
+        node.is_closed, node.saved_for = True, None
         for instance in node.instances.values():
             if instance.state is InstanceState.IDLE and not instance.is_parked:
                 instance.pool.idle.remove(instance)
@@ -239,6 +247,7 @@ def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
     call.attempt = attempt
     _note_dispatch(cluster, call, instance)
     session.turn = cluster.namespace_turns[pool.namespace] = attempt.token
+    pool.served_ns = cluster.now_ns
     instance.clock, instance.used_ns, instance.score = cluster.clock, cluster.now_ns, None
     instance.uses += 1
     pool.worth.called(cluster.clock, cluster.start_cost_ns(pool), instance.memory_bytes)

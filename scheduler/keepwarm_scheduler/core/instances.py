@@ -12,7 +12,6 @@ from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.decisions import CAUSES, Coldness, Ending
 from keepwarm_scheduler.core.dispatching import (
     await_lease,
-    claim,
     put_on_idle,
     restart_lease,
     serve,
@@ -22,6 +21,7 @@ from keepwarm_scheduler.core.dispatching import (
 from keepwarm_scheduler.core.leases import UNSERVED
 from keepwarm_scheduler.core.placement import Claim
 from keepwarm_scheduler.core.places import has_room, set_environments
+from keepwarm_scheduler.core.saving import claim
 from keepwarm_scheduler.core.starting import consider_starts, fail_waiting, started
 from keepwarm_scheduler.core.state import Instance, Node, Pool
 from keepwarm_scheduler.core.transitions import INSTANCE, InstanceState, change

@@ -127,9 +127,11 @@ def _check_node(cluster: Cluster, node: Node) -> None:
         )
     for key, parked in node.parked.items():
         assert parked, f"{name}: an empty parking place"
-        is_set_aside = node.is_closed or not has_cpu(node, parked[0].pool)
+        is_set_aside = node.is_closed or node.saved_for is not None or not has_cpu(node, parked[0].pool)
         assert is_set_aside, f"{name}: an instance is parked beside free cpu"
         assert all(instance.node is node and instance.pool.key == key for instance in parked), f"{name}: wrong parking"
+    if node.saved_for is not None:
+        assert ("saved", node.name) in cluster.timers, f"{name} may save for ever"
     assert not (set(node.ended) & set(node.instances)), f"{name}: an instance has ended and not ended"
     _check_use(cluster, node)
     if node.is_lost:
@@ -255,7 +257,7 @@ def _check_wheels(cluster: Cluster) -> None:
     assert len(cluster.leases) == held, "a lease of an instance that has ended"
     calls = sum(len(session.calls) for session in cluster.sessions.values())
     recovering = len(cluster.unclaimed) + len(cluster.held) + len(cluster.attempts)
-    others = len(cluster.sessions) + len(cluster.nodes) + len(cluster.pools) + len(cluster.cordons) + 3
+    others = len(cluster.sessions) + 2 * len(cluster.nodes) + len(cluster.pools) + len(cluster.cordons) + 3
     others += len(cluster.instances)  # a recall each
     book = cluster.book
     others += len(book.records) + len(book.keys) + len(book.functions) + len(book.doubts) + 1

@@ -31,7 +31,7 @@ from keepwarm_scheduler.core.at_most_once import forget_doubt
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.config import CoreConfig
 from keepwarm_scheduler.core.detached_asking import ABOUT_CALLS, Asker
-from keepwarm_scheduler.core.dispatching import expire
+from keepwarm_scheduler.core.dispatching import expire, serve_node
 from keepwarm_scheduler.core.effects import Effect, Send, StopProcess
 from keepwarm_scheduler.core.events import Event, PeerLost, PeerMessage, Principal, Restored, Tick
 from keepwarm_scheduler.core.state import Call, Node, Session
@@ -384,6 +384,12 @@ def _unclaimed(cluster: Cluster, token: int) -> None:
         calls.abandon(cluster, attempt)
 
 
+def _saved(cluster: Cluster, name: str) -> None:
+    node = cluster.nodes.get(name)
+    if node is not None:
+        serve_node(cluster, node)
+
+
 def _held(cluster: Cluster, key: tuple[bytes, int]) -> None:
     if key in cluster.held:
         calls.give_up_held(cluster, key)
@@ -393,6 +399,7 @@ _OTHER_TIMERS: dict[str, Callable[[Cluster, Any], None]] = {
     "recovery": lambda cluster, _: recovery.end(cluster),
     "drain": cordons.timer_due,
     "recall": recall_due,
+    "saved": _saved,
     "unclaimed": _unclaimed,
     "held": _held,
     "expiry": detached_ends.expire,

@@ -8,11 +8,12 @@ been suspect for a while: after a pause of the scheduler's own, what was sent me
 
 from keepwarm_scheduler.core.calls import lose_attempt
 from keepwarm_scheduler.core.cluster import Cluster
-from keepwarm_scheduler.core.dispatching import claim, close_node, open_node, serve
+from keepwarm_scheduler.core.dispatching import close_node, open_node, serve
 from keepwarm_scheduler.core.effects import ForgetNode, SaveNode
 from keepwarm_scheduler.core.instances import end_instance, suspend
 from keepwarm_scheduler.core.places import forget_node
 from keepwarm_scheduler.core.recovery import node_reported
+from keepwarm_scheduler.core.saving import claim
 from keepwarm_scheduler.core.starting import consider_starts, resolve, unlock
 from keepwarm_scheduler.core.state import Node
 from keepwarm_scheduler.core.transitions import NODE, NodeState, change
@@ -186,6 +187,7 @@ def lose(cluster: Cluster, node: Node, *, is_gone: bool) -> None:
             end_instance(cluster, instance, "node lost")
         forget_node(cluster, node)
         cluster.cancel_timer("node", node.name)
+        cluster.cancel_timer("saved", node.name)
         cluster.nodes.pop(node.name, None)
         if node.peer and cluster.peers.get(node.peer) is node:
             del cluster.peers[node.peer]

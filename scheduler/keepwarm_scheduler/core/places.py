@@ -72,7 +72,9 @@ def could_ever(node: Node, pool: Pool) -> bool:
 
 def has_room(node: Node, pool: Pool) -> bool:
     """Whether an instance could start there now."""
-    free = node.free
+    free, saved = node.free, node.saved_for
+    if saved is not None and saved is not pool and saved.key not in node.parked:
+        return False  # what comes free is kept for an instance of that
     return free["memory"] >= pool.shape.memory_bytes and free["gpu"] >= pool.shape.gpu and could_use_another(node, pool)
 
 

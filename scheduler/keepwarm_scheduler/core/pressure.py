@@ -9,12 +9,14 @@ room for it, if its head call deserves it more than those that follow.
 from itertools import islice
 from typing import NamedTuple
 
+from keepwarm_scheduler.core import saving
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.decisions import Decision, Reason, note
-from keepwarm_scheduler.core.dispatching import claim, next_call, park, serve, stop, take_off_idle
+from keepwarm_scheduler.core.dispatching import next_call, park, serve, stop, take_off_idle
 from keepwarm_scheduler.core.outcomes import fail
-from keepwarm_scheduler.core.placement import VictimCandidate, choose_victims
+from keepwarm_scheduler.core.placement import Claim, VictimCandidate, choose_victims
 from keepwarm_scheduler.core.places import could_ever, could_use_another, is_there, nodes_by_load
+from keepwarm_scheduler.core.saving import claim
 from keepwarm_scheduler.core.state import Call, Instance, Node, Pool, Shape
 from keepwarm_scheduler.core.transitions import CallState, InstanceState
 from keepwarm_scheduler.core.worth import victim_score
@@ -24,6 +26,8 @@ __all__ = ["infeasible", "make_room", "offer", "relieve", "watch_infeasible"]
 
 _PLANS_COMPARED = 32
 """How many nodes that could make room are compared."""
+_STARVED_LOOKED_AT, _STARVED_PLANNED_FOR = 64, 4
+"""Of the starved pools, at each end of a call."""
 _NODES_LOOKED_AT = 256
 """How many nodes are looked at in one go; the others' turn comes when the pool looks again."""
 
@@ -158,24 +162,40 @@ def offer(cluster: Cluster, instance: Instance) -> None:
 
 
 def _gives_way(cluster: Cluster, instance: Instance) -> bool:
-    """Whether an instance was ended for a starved pool that could start in its place."""
-    own = claim(cluster, instance.pool)
-    waiting = []
-    for pool in list(cluster.starved.values()):
-        if not pool.queue or pool.starting:
-            del cluster.starved[pool.key]
-        elif pool is not instance.pool and _has_no_patience(cluster, pool) and (other := claim(cluster, pool)) < own:
-            waiting.append((other, pool.key))
-    for _, key in sorted(waiting):
-        pool = cluster.starved[key]
-        plan = _plan(cluster, instance.node, pool)
+    """Whether an instance was ended for a starved pool that could start in its place, or is kept idle for one."""
+    node = instance.node
+    for pool in _more_deserving(cluster, instance.pool):
+        plan = _plan(cluster, node, pool)
         call = next_call(pool)
         if plan is not None and call is not None:
-            del cluster.starved[key]
+            del cluster.starved[pool.key]
             _carry_out(cluster, plan, call)
             if instance.state is not InstanceState.IDLE:
                 return True
+        elif (
+            saving.is_impatient(cluster, pool)
+            and could_use_another(node, pool)
+            and saving.may_save(cluster, node, pool)
+        ):
+            take_off_idle(instance)
+            park(instance)
+            saving.begin(cluster, node, pool)
+            return True
     return False
+
+
+def _more_deserving(cluster: Cluster, own: Pool) -> list[Pool]:
+    """The starved pools that deserve an instance's place most, of those whose turn it is to be looked at."""
+    claims: list[tuple[Claim, bytes]] = []
+    own_claim = claim(cluster, own)
+    for pool in list(islice(cluster.starved.values(), _STARVED_LOOKED_AT)):
+        del cluster.starved[pool.key]
+        if not pool.queue or pool.starting:
+            continue
+        cluster.starved[pool.key] = pool  # behind the others
+        if pool is not own and _has_no_patience(cluster, pool) and (other := claim(cluster, pool)) < own_claim:
+            claims.append((other, pool.key))
+    return [cluster.starved[key] for _, key in sorted(claims)[:_STARVED_PLANNED_FOR]]
 
 
 def _has_no_patience(cluster: Cluster, pool: Pool) -> bool:

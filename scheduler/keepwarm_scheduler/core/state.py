@@ -127,6 +127,10 @@ class Pool:
     per_node: dict[str, int] = field(default_factory=dict)
     starting: int = 0
     busy: int = 0
+    served_ns: int = 0
+    """When a call of its was last sent to an instance."""
+    saved_on: "Node | None" = None
+    """The node that saves for it, if that still does."""
     start_failures: int = 0
     considered_ns: int = -1
     considered: Decision | None = None
@@ -299,6 +303,11 @@ class Node:
     environments: dict[str, int] = field(default_factory=dict)
     functions_sent: dict[bytes, None] = field(default_factory=dict)
     parked: dict[bytes, list[Instance]] = field(default_factory=dict)
+    saved_for: Pool | None = None
+    """The pool for whose head call the node keeps what comes free (``saving``), and since when it does."""
+    saved_since_ns: int = 0
+    saves_from_ns: int = 0
+    """It has saved in vain, and does so again from then on."""
     ended: dict[int, None] = field(default_factory=dict)
     load: tuple[int, int, int] = (0, 0, 0)
     unfiled: dict[str, "Node"] = field(default_factory=dict)
