@@ -24,12 +24,15 @@ from keepwarm_worker import detection, gpus, processes
 from keepwarm_worker.config import AgentConfig
 from keepwarm_worker.core import effects, events
 from keepwarm_worker.core.attempts import AHEAD_MAX
+from keepwarm_worker.core.failures import START_FAILED, failure
 from keepwarm_worker.core.machine import AgentCore
 from keepwarm_worker.core.state import CoreConfig
+from keepwarm_worker.descriptors import raise_own_limit
 from keepwarm_worker.direct_link import DirectLink
 from keepwarm_worker.environments.interpreters import Interpreter, discover
 from keepwarm_worker.environments.store import EnvironmentStore
 from keepwarm_worker.environments.uv import Uv
+from keepwarm_worker.guardian import MARKER_VARIABLE
 from keepwarm_worker.homes import NodeHome
 from keepwarm_worker.hosting import Host
 from keepwarm_worker.joining import join
@@ -102,9 +105,10 @@ class Daemon:
         self._poller = Poller()
         self._waker = Waker(self._poller)
         self._transfers = Transfers(home.spool)
-        runner = install_runner(home.runner)
+        with home.failures_named():
+            runner = install_runner(home.runner)
         self._host = Host(self._poller, self._emit, self._transfers, runner, home.spool, incarnation)
-        uv = Uv(None, home.uv_cache)
+        uv = Uv(None, home.uv_cache, {MARKER_VARIABLE: f"{incarnation.hex()}:build"})
         self._workshop = Workshop(store, uv, interpreters, platform, config.store_bytes, self._post)
         self._address, self._key = config.scheduler, key
         self._link = self._open_link()
@@ -241,7 +245,13 @@ class Daemon:
         if not gate.enter(environment_id):
             self._emit(events.EnvironmentMissing(effect.instance_id))
             return
-        python = self._workshop.find(environment_id, effect.python)
+        try:
+            python = self._workshop.find(environment_id, effect.python)
+        except OSError as error:  # it may well be there
+            gate.leave(environment_id)
+            why = failure(START_FAILED, f"The environment cannot be read: {error.strerror}.")
+            self._emit(events.SpawnProblem(effect.instance_id, why, True))
+            return
         if python is None:
             gate.leave(environment_id)
             self._emit(events.EnvironmentMissing(effect.instance_id))
@@ -300,10 +310,13 @@ def run(config: AgentConfig, incarnation: bytes) -> int:
     """Run an agent until it is told to stop; the exit code of its process."""
     signals = StopSignals()
     _configure_logging(config.log_level)
+    raise_own_limit()
     processes.become_subreaper()
     home = NodeHome(config.home).open(incarnation)
     key = join(config)
-    with EnvironmentStore(home.store) as store:
+    with home.failures_named():
+        store = EnvironmentStore(home.store).open()
+    with store:
         interpreters = discover(config.pythons, cache_file=home.interpreters)
         _log.info(
             "agent %s of node %s: home %s, scheduler %s, Python %s",

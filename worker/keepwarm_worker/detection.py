@@ -96,19 +96,26 @@ def process_memory_bytes(process_id: int) -> int:
 
 
 class LoadMeter:
-    """Measures the node. The cpu share is that of the time since the last measurement."""
+    """Measures the node. The cpu share is that of the time since the last measurement.
+
+    What cannot be measured, as without a free descriptor, is told as it was measured last.
+    """
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        psutil.cpu_percent(interval=None)
+        self._measured = NodeLoad(0, 0, 0)
+        with suppress(OSError):
+            psutil.cpu_percent(interval=None)
 
     def measure(self) -> NodeLoad:
-        disk = os.statvfs(self._home)
-        return NodeLoad(
-            cpu_permille=int(psutil.cpu_percent(interval=None) * 10),
-            memory_free_bytes=int(psutil.virtual_memory().available),
-            disk_free_bytes=disk.f_bavail * disk.f_frsize,
-        )
+        with suppress(OSError):
+            disk = os.statvfs(self._home)
+            self._measured = NodeLoad(
+                cpu_permille=int(psutil.cpu_percent(interval=None) * 10),
+                memory_free_bytes=int(psutil.virtual_memory().available),
+                disk_free_bytes=disk.f_bavail * disk.f_frsize,
+            )
+        return self._measured
 
 
 def _read_words(path: Path) -> list[str]:

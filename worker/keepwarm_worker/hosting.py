@@ -4,42 +4,43 @@ Rules:
 - What a runner says is a claim of user code: a frame that does not fit what it was given makes the runner *lost*.
 - A call's output is read before its result is passed on, everything is read before an exit is.
 - A process is announced as exited when it is reaped and nothing that it started is left.
+- The board runs ahead of the data socket: nothing is concluded from it before what was sent earlier has been read.
 - Values of environment variables are never logged.
 """
 
-import errno
 import logging
 import os
-import shutil
+import select
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
 
 from keepwarm_wire.fields import CHUNK_BYTES_MAX
-from keepwarm_wire.messages import Reference
+from keepwarm_wire.messages import Failure, Reference
 from keepwarm_worker import gpus, processes
 from keepwarm_worker.core import effects, events
 from keepwarm_worker.core.failures import START_FAILED, failure
+from keepwarm_worker.hosted import OUTPUT_READ_BYTES, Hosted, outputs, printer, read_available
 from keepwarm_worker.memory_kills import MemoryKills
 from keepwarm_worker.payloads import Transfers
 from keepwarm_worker.poller import READABLE, WRITABLE, Poller
-from keepwarm_worker.processes import FrameReader, FrameWriter, InstanceProcess
+from keepwarm_worker.processes import FrameReader, FrameWriter
 from keepwarm_worker.runner import frames
 from keepwarm_worker.runner.unread import unread_bytes
+from keepwarm_worker.trash import Trash
 
 __all__ = ["Host", "signal_name"]
 
-OUTPUT_READ_BYTES = 64 * 1024
-DRAIN_READS_MAX = 16
-"""A pipe holds 64 KiB unless someone made it 1 MiB: more than this was written after we began to read."""
 KILL_PASSES_MAX = 5
+READS_MAX = 64
+"""Each takes up to 1 MiB of a socket, which holds less than this: more was written after we began to read."""
+CLOSE_S = 1.0
+"""So long the end of the agent waits for killed processes: one that is stuck in the kernel dies when it can."""
 
 DEFERRED_MAX_NS = 2_000_000
 """So long outcomes may wait to be taken together, at most; and not longer than this share of what waits to be run."""
@@ -49,30 +50,6 @@ CALL_MIN_NS = 20_000
 
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class _Hosted:
-    instance_id: int
-    process: InstanceProcess
-    reader: FrameReader
-    data: FrameWriter
-    control_reader: FrameReader
-    control: FrameWriter
-    directory: Path
-    given: deque[int] = field(default_factory=deque)
-    """The attempts that it was given and has not answered yet, in the order in which it runs them."""
-    run_us: int = 0
-    """How long its last call ran."""
-    recalling: dict[int, None] = field(default_factory=dict)
-    """Those of them that it was asked not to begin, until it has answered."""
-    announced: int = 0
-    """The last attempt whose beginning the core was told of."""
-    is_killed_by_us: bool = False
-
-    @property
-    def results(self) -> Path:
-        return self.directory / "results"
 
 
 class Host:
@@ -93,9 +70,9 @@ class Host:
         self._runner = runner
         self._spool = spool
         self._incarnation = incarnation
-        self._hosted: dict[int, _Hosted] = {}
-        self._unflushed: dict[int, _Hosted] = {}
-        self._on_frames: dict[type[Any], Callable[[_Hosted, Any], None]] = {
+        self._hosted: dict[int, Hosted] = {}
+        self._unflushed: dict[int, Hosted] = {}
+        self._on_frames: dict[type[Any], Callable[[Hosted, Any], None]] = {
             frames.Hello: lambda hosted, _: self._emit(events.RunnerHello(hosted.instance_id, hosted.process.pid)),
             frames.Started: self._on_started,
             frames.SetupDone: lambda hosted, frame: self._emit(
@@ -104,6 +81,7 @@ class Host:
             frames.Result: self._on_result,
         }
         self._memory_kills = MemoryKills()
+        self._trash = Trash(spool / "trash")
 
     def process_ids(self) -> dict[int, int]:
         """Process ids by instance id."""
@@ -125,11 +103,11 @@ class Host:
                 f"{self._incarnation.hex()}:{instance_id}",
             )
         except (OSError, ValueError, processes.SpawnError) as error:
-            shutil.rmtree(directory, ignore_errors=True)
+            self._trash.discard(directory)
             why = failure(START_FAILED, f"The process could not be started: {error}.")
             self._emit(events.SpawnProblem(instance_id, why, not isinstance(error, ValueError)))
             return
-        hosted = self._hosted[instance_id] = _Hosted(
+        hosted = self._hosted[instance_id] = Hosted(
             instance_id,
             process,
             FrameReader(process.data),
@@ -159,7 +137,7 @@ class Host:
         if len(hosted.given) > 1:
             self._pace(hosted)
 
-    def _pace(self, hosted: _Hosted) -> None:
+    def _pace(self, hosted: Hosted) -> None:
         """Outcomes of short calls are taken a few at a time while more are on their way; the last one at once."""
         descriptor, behind = hosted.process.data.fileno(), len(hosted.given) - 1
         if behind > 0:
@@ -169,11 +147,11 @@ class Host:
             self._poller.attend(descriptor)
 
     @staticmethod
-    def _discard_outputs(hosted: _Hosted) -> None:
+    def _discard_outputs(hosted: Hosted) -> None:
         """What an earlier call left behind has printed something: it belongs to no call."""
-        for _stream, descriptor in _outputs(hosted):
+        for _stream, descriptor in outputs(hosted):
             if unread_bytes(descriptor):
-                _read_available(descriptor)
+                read_available(descriptor)
 
     def cancel(self, effect: effects.CancelCall) -> None:
         hosted = self._hosted.get(effect.instance_id)
@@ -209,17 +187,22 @@ class Host:
 
     def close(self) -> None:
         """Kill whatever is left, without waiting for its last words."""
+        end_s = time.monotonic() + CLOSE_S
         for hosted in list(self._hosted.values()):
             hosted.process.kill_tree()
+            ended = select.poll()
+            ended.register(hosted.process.pidfd, select.POLLIN)
+            ended.poll(max(0.0, end_s - time.monotonic()) * 1000)
             with suppress(ChildProcessError):
-                os.waitpid(hosted.process.pid, 0)
+                hosted.process.reap()
             self._forget(hosted)
+        self._trash.close()
 
-    def _watch(self, hosted: _Hosted) -> None:
+    def _watch(self, hosted: Hosted) -> None:
         self._poller.add(hosted.process.data.fileno(), partial(self._on_data, hosted))
         self._poller.add(hosted.process.control.fileno(), partial(self._on_control, hosted))
         self._poller.add(hosted.process.pidfd, partial(self._on_exit, hosted))
-        for stream, descriptor in _outputs(hosted):
+        for stream, descriptor in outputs(hosted):
             self._poller.add(descriptor, partial(self._on_output, hosted, stream, descriptor))
 
     def _payload(self, payload: bytes | Reference) -> frames.Payload:
@@ -247,13 +230,13 @@ class Host:
                 self._poller.change(hosted.process.data.fileno(), READABLE | WRITABLE)
         self._unflushed.clear()
 
-    def _on_data(self, hosted: _Hosted, mask: int) -> None:
+    def _on_data(self, hosted: Hosted, mask: int) -> None:
         if mask & WRITABLE and not hosted.data.flush():
             self._poller.change(hosted.process.data.fileno(), READABLE)
         if mask & READABLE:
             self._read_frames(hosted)
 
-    def _read_frames(self, hosted: _Hosted) -> bool:
+    def _read_frames(self, hosted: Hosted) -> bool:
         """Pass on the frames that are here; false if there can be no more."""
         try:
             received = hosted.reader.receive()
@@ -268,7 +251,7 @@ class Host:
             self._poller.remove(hosted.process.data.fileno())
         return bool(received) and not hosted.reader.closed
 
-    def _on_frame(self, hosted: _Hosted, frame: frames.Frame) -> None:
+    def _on_frame(self, hosted: Hosted, frame: frames.Frame) -> None:
         kind = type(frame)
         if kind is frames.Done:
             self._on_done(hosted, cast("frames.Done", frame))
@@ -278,12 +261,12 @@ class Host:
             raise frames.FrameError(f"a runner does not say {kind.__name__}")
         handler(hosted, frame)
 
-    def _on_started(self, hosted: _Hosted, frame: frames.Started) -> None:
+    def _on_started(self, hosted: Hosted, frame: frames.Started) -> None:
         self._run_past(hosted, frame.attempt)
         hosted.announced = frame.attempt
         self._emit(events.RunnerStarted(hosted.instance_id, frame.attempt, bool(frame.setup)))
 
-    def _on_control(self, hosted: _Hosted, _mask: int) -> None:
+    def _on_control(self, hosted: Hosted, _mask: int) -> None:
         """The runner gives calls back. What it has ended before it said so may still be on the other socket."""
         try:
             for frame in hosted.control_reader.receive():
@@ -299,13 +282,13 @@ class Host:
         if hosted.control_reader.closed:
             self._poller.remove(hosted.process.control.fileno())
 
-    def _run_past(self, hosted: _Hosted, attempt: int) -> None:
+    def _run_past(self, hosted: Hosted, attempt: int) -> None:
         """It is this one's turn: those before it that were asked back will not run. To be told so may take longer."""
         given = hosted.given
         while given and given[0] != attempt and given[0] in hosted.recalling and attempt in given:
             self._emit(events.RunnerRecalled(hosted.instance_id, given.popleft()))
 
-    def _take_given(self, hosted: _Hosted, frame: frames.Result | frames.Done) -> None:
+    def _take_given(self, hosted: Hosted, frame: frames.Result | frames.Done) -> None:
         """An outcome must be that of the attempt whose turn it is. What it printed is read before that counts."""
         if hosted.recalling:
             self._run_past(hosted, frame.attempt)
@@ -319,17 +302,17 @@ class Host:
         hosted.run_us = frame.run_us
         self._pace(hosted)
 
-    def _on_done(self, hosted: _Hosted, frame: frames.Done) -> None:
+    def _on_done(self, hosted: Hosted, frame: frames.Done) -> None:
         self._take_given(hosted, frame)
-        result = self._take_result(hosted, frame)
-        self._emit(events.RunnerResult(hosted.instance_id, frame.attempt, result, None, 0, frame.run_us))
+        result, why = self._take_result(hosted, frame)
+        self._emit(events.RunnerResult(hosted.instance_id, frame.attempt, result, why, 0, frame.run_us))
 
-    def _on_result(self, hosted: _Hosted, frame: frames.Result) -> None:
+    def _on_result(self, hosted: Hosted, frame: frames.Result) -> None:
         self._take_given(hosted, frame)
         result: bytes | events.SpooledResult = b""
         why = None
         if frame.status == frames.STATUS_OK:
-            result = self._take_result(hosted, frame)
+            result, why = self._take_result(hosted, frame)
         else:
             names_type = frame.type_name and frame.kind in ("", "user_exception", "setup_failed")  # others say it all
             text = f"{frame.type_name}: {frame.message}" if names_type else frame.message
@@ -337,46 +320,65 @@ class Host:
             why = failure(frame.kind or "user_exception", text, frame.traceback, exception)
         self._emit(events.RunnerResult(hosted.instance_id, frame.attempt, result, why, frame.setup_us, frame.run_us))
 
-    def _take_result(self, hosted: _Hosted, frame: frames.Result | frames.Done) -> bytes | events.SpooledResult:
+    def _take_result(
+        self, hosted: Hosted, frame: frames.Result | frames.Done
+    ) -> tuple[bytes | events.SpooledResult, Failure | None]:
+        """The result, or why the node cannot hand it over, which is nobody's forgery."""
         stored = frame.payload
         if isinstance(stored, bytes):
-            return stored
-        descriptor = processes.open_result(hosted.results, stored)
-        (hosted.results / stored.path).unlink(missing_ok=True)
+            return stored, None
+        try:
+            descriptor = processes.open_result(hosted.results, stored)
+        except processes.NodeFault as error:
+            return b"", failure("result_not_stored", f"The function returned, but the node lost its result: {error}.")
+        with suppress(OSError):
+            (hosted.results / stored.path).unlink()
         name = blake2b(self._incarnation + frame.attempt.to_bytes(8, "big"), digest_size=16).digest()
         self._transfers.hold_result(frame.attempt, Reference(name, stored.size, stored.sha256), descriptor)
-        return events.SpooledResult(stored.size)
+        return events.SpooledResult(stored.size), None
 
-    def _take_exception(self, hosted: _Hosted, stored: frames.Payload) -> bytes:
-        """The pickled exception; nothing if it is too large to travel: its texts do."""
+    def _take_exception(self, hosted: Hosted, stored: frames.Payload) -> bytes:
+        """The pickled exception; nothing if it is too large to travel or cannot be read: its texts do."""
         if isinstance(stored, bytes):
             return stored
-        descriptor = processes.open_result(hosted.results, stored)
         try:
-            (hosted.results / stored.path).unlink(missing_ok=True)
+            descriptor = processes.open_result(hosted.results, stored)
+        except processes.NodeFault:
+            return b""
+        try:
+            with suppress(OSError):
+                (hosted.results / stored.path).unlink()
             return os.pread(descriptor, stored.size, 0) if stored.size <= CHUNK_BYTES_MAX else b""
+        except OSError:
+            return b""
         finally:
             os.close(descriptor)
 
-    def _on_output(self, hosted: _Hosted, stream: int, descriptor: int, _mask: int) -> None:
+    def _on_output(self, hosted: Hosted, stream: int, descriptor: int, _mask: int) -> None:
         read_ns = time.monotonic_ns()
         try:
             data = os.read(descriptor, OUTPUT_READ_BYTES)
         except BlockingIOError:
             return
         if data:
-            self._emit(events.RunnerOutput(hosted.instance_id, stream, data, _printer(hosted, read_ns)))
+            self._emit(events.RunnerOutput(hosted.instance_id, stream, data, printer(hosted, read_ns)))
         else:
             self._poller.remove(descriptor)
 
-    def _drain_outputs(self, hosted: _Hosted, attempt: int = 0) -> None:
-        for stream, descriptor in _outputs(hosted):
-            for data in _read_available(descriptor):
+    def _drain_outputs(self, hosted: Hosted, attempt: int = 0) -> None:
+        for stream, descriptor in outputs(hosted):
+            for data in read_available(descriptor):
                 self._emit(events.RunnerOutput(hosted.instance_id, stream, data, attempt))
 
-    def _announce(self, hosted: _Hosted) -> None:
-        """Tell the core which call had begun, if its runner was not to say so itself."""
+    def _announce(self, hosted: Hosted) -> None:
+        """Tell the core which call had begun, if its runner was not to say so itself.
+
+        What the runner has sent before it began that one is read first: of a call that was asked back, and is not the
+        latest to begin, only that tells whether it was ended or not begun.
+        """
         attempt, _ = hosted.process.board.read()
+        if hosted.given and hosted.given[0] != attempt:
+            self._read_all(hosted)
         self._run_past(hosted, attempt)
         if attempt != hosted.announced and hosted.given and hosted.given[0] == attempt:
             hosted.announced = attempt
@@ -388,12 +390,16 @@ class Host:
             if hosted.given:
                 self._announce(hosted)
 
-    def _on_exit(self, hosted: _Hosted, _mask: int) -> None:
+    def _read_all(self, hosted: Hosted) -> None:
+        for _ in range(READS_MAX):
+            if hosted.reader.closed or not self._read_frames(hosted):
+                break
+
+    def _on_exit(self, hosted: Hosted, _mask: int) -> None:
         reason = hosted.process.reap()
         if reason is None:
             return
-        while not hosted.reader.closed and self._read_frames(hosted):
-            pass
+        self._read_all(hosted)
         self._announce(hosted)
         self._drain_outputs(hosted)
         for _ in range(KILL_PASSES_MAX):
@@ -413,7 +419,7 @@ class Host:
             if not hosted.is_killed_by_us and hosted.process.has_died_of(signal.SIGKILL):
                 yield instance_id
 
-    def _forget(self, hosted: _Hosted) -> None:
+    def _forget(self, hosted: Hosted) -> None:
         del self._hosted[hosted.instance_id]
         for descriptor in (
             hosted.process.data.fileno(),
@@ -424,7 +430,7 @@ class Host:
         ):
             self._poller.remove(descriptor)
         hosted.process.close()
-        shutil.rmtree(hosted.directory, ignore_errors=True)
+        self._trash.discard(hosted.directory)
 
 
 def signal_name(number: int) -> str:
@@ -437,39 +443,3 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _printer(hosted: _Hosted, read_ns: int) -> int:
-    """Which of the calls that a runner has been given printed what was read then; 0 for the one that is served.
-
-    A call begins only when everything that the one before it printed has been read. So what was there to be read
-    before a call began is the other's.
-    """
-    given = hosted.given
-    if len(given) < 2:
-        return 0
-    attempt, began_ns = hosted.process.board.read()
-    if attempt not in given or began_ns < read_ns:
-        return attempt if attempt in given else 0
-    place = given.index(attempt)
-    return given[place - 1] if place else 0
-
-
-def _outputs(hosted: _Hosted) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (1, hosted.process.stdout_fd), (2, hosted.process.stderr_fd)
-
-
-def _read_available(descriptor: int) -> list[bytes]:
-    """What is in a pipe now."""
-    pieces: list[bytes] = []
-    for _ in range(DRAIN_READS_MAX):
-        try:
-            data = os.read(descriptor, OUTPUT_READ_BYTES)
-        except OSError as error:
-            if error.errno != errno.EAGAIN:
-                raise
-            break
-        if not data:
-            break
-        pieces.append(data)
-    return pieces

@@ -96,7 +96,7 @@ class Transfers:
         if fetch is not None:
             os.close(fetch.descriptor)
         for path in (self._part(payload_id), self.path_of(payload_id)):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # it is not there, or stays until the spool is emptied
                 path.unlink()
 
     def hold_result(self, attempt: int, reference: wire.Reference, descriptor: int) -> None:
@@ -169,7 +169,7 @@ class Transfers:
         if fetch.received + len(chunk.data) > fetch.reference.size:
             return Step([], [self._fail(fetch, "payload_damaged", "The scheduler sent more bytes than it had said.")])
         try:
-            os.pwrite(fetch.descriptor, chunk.data, fetch.received)
+            _write_all(fetch.descriptor, chunk.data, fetch.received)
         except OSError as error:
             self.drop(chunk.payload_id)
             return Step([], [_unstorable(chunk.payload_id, error)])
@@ -186,9 +186,13 @@ class Transfers:
         payload_id = fetch.reference.payload_id
         if fetch.digest.digest() != fetch.reference.sha256:
             return self._fail(fetch, "payload_damaged", "The bytes do not have the digest that was announced.")
+        try:
+            self._part(payload_id).rename(self.path_of(payload_id))
+        except OSError as error:
+            self.drop(payload_id)
+            return _unstorable(payload_id, error)
         del self._fetches[payload_id]
         os.close(fetch.descriptor)
-        self._part(payload_id).rename(self.path_of(payload_id))
         return events.PayloadFetched(payload_id)
 
     def _fail(self, fetch: _Fetch, kind: str, why: str) -> events.PayloadMissing:
@@ -210,13 +214,12 @@ class Transfers:
         messages: list[wire.Message] = []
         limit = min(credit.limit, size, credit.received + self._window_bytes)
         while upload.sent < limit:
-            data = os.pread(upload.descriptor, min(CHUNK_BYTES, limit - upload.sent), upload.sent)
+            try:
+                data = os.pread(upload.descriptor, min(CHUNK_BYTES, limit - upload.sent), upload.sent)
+            except OSError as error:
+                return _unreadable(upload, f"The file of the result cannot be read on the node: {error.strerror}.")
             if not data:
-                upload.under_way = False
-                why = wire.Failure(
-                    "result_not_stored", "The file of the result was cut short while it was handed over."
-                )
-                return Step([], [events.ResultRefused(upload.attempt, why)])
+                return _unreadable(upload, "The file of the result was cut short while it was handed over.")
             messages.append(wire.PayloadChunk(credit.payload_id, upload.sent, data))
             upload.sent += len(data)
         return Step(messages, [])
@@ -238,6 +241,18 @@ class Transfers:
             return Step([], [])
         upload.under_way = False
         return Step([], [events.ResultRefused(upload.attempt, refused.failure)])
+
+
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of it: on a disk that is nearly full one write may take a part, and only the next one says why."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(descriptor, data[written:] if written else data, offset + written)
+
+
+def _unreadable(upload: _Upload, why: str) -> Step:
+    upload.under_way = False
+    return Step([], [events.ResultRefused(upload.attempt, wire.Failure("result_not_stored", why))])
 
 
 def _unstorable(payload_id: bytes, error: OSError) -> events.PayloadMissing:

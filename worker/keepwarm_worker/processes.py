@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import logging
 import os
 import signal
 import socket
@@ -26,6 +28,7 @@ from typing import IO, NamedTuple
 
 import psutil
 
+from keepwarm_worker.descriptors import lower_limit_of
 from keepwarm_worker.guardian import MARKER_VARIABLE, kill_one_marked, marked_processes
 from keepwarm_worker.runner import frames
 from keepwarm_worker.runner.running import BOARD_BYTES, RunningBoard
@@ -35,6 +38,7 @@ __all__ = [
     "FrameReader",
     "FrameWriter",
     "InstanceProcess",
+    "NodeFault",
     "SpawnError",
     "become_subreaper",
     "exit_reason",
@@ -51,11 +55,21 @@ _WRITE_BYTES = 128 * 1024
 _READS_PER_TURN = 4
 MAX_PENDING_BYTES = 16 * 1024 * 1024
 
+_NODE_FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
+"""Nothing that user code does to the file of a result makes opening it fail so."""
+
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _USER_NAMES = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 _TRUST_NAMES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY")
 _INHERITED_NAMES = frozenset((*_USER_NAMES, *_TRUST_NAMES, *_PROXY_NAMES, *map(str.lower, _PROXY_NAMES)))
+
+
+_log = logging.getLogger(__name__)
+
+
+class NodeFault(Exception):  # noqa: N818
+    """What an instance has left cannot be read, and that is not its fault: the node is out of something, or broken."""
 
 
 class SpawnError(Exception):
@@ -181,6 +195,8 @@ def spawn_instance(
         board_fd = os.memfd_create("keepwarm-board")
         undo.callback(os.close, board_fd)
         os.ftruncate(board_fd, BOARD_BYTES)
+        board = RunningBoard(board_fd)
+        undo.callback(board.close)
         given = [data_child.fileno(), control_child.fileno(), board_fd]
         command = [str(python), "-I", str(runner), str(given[0]), str(given[1]), str(spool), str(board_fd)]
         with data_child, control_child:
@@ -198,7 +214,8 @@ def spawn_instance(
                 )
             except OSError as error:
                 raise SpawnError(f"cannot start an instance with {python} in {working_directory}: {error}") from error
-        process = _adopt(popen, marker, data, control, RunningBoard(board_fd))
+        lower_limit_of(popen.pid)
+        process = _adopt(popen, marker, data, control, board)
         undo.pop_all()
         os.close(board_fd)
         return process
@@ -209,11 +226,16 @@ def _adopt(
 ) -> InstanceProcess:
     assert popen.stdout is not None
     assert popen.stderr is not None
-    # Not reaped yet, so the pid is still this child's, even if it has died already.
-    pidfd = os.pidfd_open(popen.pid)
-    return InstanceProcess(
-        popen.pid, pidfd, marker, data, control, board, _take_over(popen.stdout), _take_over(popen.stderr), popen
-    )
+    with contextlib.ExitStack() as undo:
+        undo.callback(popen.kill)  # whoever makes the next process reaps it
+        # Not reaped yet, so the pid is still this child's, even if it has died already.
+        pidfd = os.pidfd_open(popen.pid)
+        undo.callback(os.close, pidfd)
+        stdout_fd = _take_over(popen.stdout)
+        undo.callback(os.close, stdout_fd)
+        stderr_fd = _take_over(popen.stderr)
+        undo.pop_all()
+    return InstanceProcess(popen.pid, pidfd, marker, data, control, board, stdout_fd, stderr_fd, popen)
 
 
 def _take_over(pipe: IO[bytes]) -> int:
@@ -312,12 +334,15 @@ def open_result(spool: Path, stored: frames.Stored) -> int:
 
     Raises:
         FrameError: it is not such a file.
+        NodeFault: that cannot be known.
     """
     if "/" in stored.path or "\0" in stored.path or stored.path in ("", ".", ".."):
         raise frames.FrameError(f"a result's file must be a bare name, not {stored.path!r}")
     try:
         descriptor = os.open(spool / stored.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
+        if error.errno in _NODE_FAULTS:
+            raise NodeFault(f"the file of a result cannot be opened: {error.strerror}") from error
         raise frames.FrameError(f"the file of a result cannot be opened: {error}") from error
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1 or facts.st_size != stored.size:
@@ -352,14 +377,19 @@ def kill_tree(pid: int | None, signal_number: int, marker: str) -> set[int]:
             process.send_signal(signal_number)  # psutil compares the start time first
             signalled.add(process.pid)
     exact = marker + "\0"  # without its end, instance 4 would match instance 41
-    return signalled | {found for found in marked_processes(exact) if kill_one_marked(found, exact, signal_number)}
+    try:
+        marked = marked_processes(exact)
+    except OSError as error:
+        _log.warning("what instance %s has started cannot be looked for: %s", marker, error)
+        marked = []
+    return signalled | {found for found in marked if kill_one_marked(found, exact, signal_number)}
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
     try:
         found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
         return found
-    except psutil.NoSuchProcess:
+    except (psutil.Error, OSError):  # it is gone, or the agent is out of descriptors: then the marker is all there is
         return []
 
 
@@ -381,7 +411,11 @@ def reap_strays(keep: Collection[int]) -> list[int]:
     except ChildProcessError:
         return []
     reaped = []
-    for child in psutil.Process().children():
+    try:
+        children = psutil.Process().children()
+    except (psutil.Error, OSError):  # they stay until the next time
+        return []
+    for child in children:
         with contextlib.suppress(ChildProcessError):
             if child.pid not in keep and os.waitpid(child.pid, os.WNOHANG)[0] == child.pid:
                 reaped.append(child.pid)

@@ -4,13 +4,16 @@ Rules:
 - The core decides how many run at once; this module runs what it is told.
 - Threads touch nothing of the daemon: they post events, and the daemon takes them in its own time.
 - An environment is removed only while the gate says that no process uses it; none starts in one being removed.
+- Where the disk is full, what nothing uses goes first; only if that was not enough is it anybody's failure.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from keepwarm_wire import spec as wire_spec
 from keepwarm_wire.messages import EnvironmentState, Failure
@@ -18,14 +21,21 @@ from keepwarm_worker.core import effects, events
 from keepwarm_worker.core.failures import failure
 from keepwarm_worker.environments import disk
 from keepwarm_worker.environments.control import BuildControl
-from keepwarm_worker.environments.errors import INTEGRITY, INTERNAL, PYTHON_MISSING, EnvironmentFailure
+from keepwarm_worker.environments.errors import DISK_FULL, INTEGRITY, INTERNAL, PYTHON_MISSING, EnvironmentFailure
 from keepwarm_worker.environments.interpreters import Interpreter
-from keepwarm_worker.environments.store import EnvironmentStore
+from keepwarm_worker.environments.store import EnvironmentStore, Usage
 from keepwarm_worker.environments.uv import Uv
 
 __all__ = ["Gate", "Workshop"]
 
 JOIN_S = 1.0
+
+ROOM_BYTES = 2 << 30
+"""So much is made free at once where the disk is full: few environments take more, and they can be tried again."""
+FRESH_NS = 5_000_000_000
+"""One that was used so lately is about to be used again, or was built for an instance that has not started yet."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +94,7 @@ class Workshop:
         self._store_bytes = store_bytes
         self._post = post
         self._controls: dict[bytes | str, BuildControl] = {}
+        self._making_room = threading.Lock()
         self._threads: list[threading.Thread] = []
         self.gate = Gate()
 
@@ -111,7 +122,10 @@ class Workshop:
             control.cancel()
 
     def find(self, environment_id: str, python: str) -> Path | None:
-        """The interpreter inside an environment on disk, or None. Quick enough for the event loop."""
+        """The interpreter inside an environment on disk, or None. Quick enough for the event loop.
+
+        Raises OSError if it cannot be known whether it is there.
+        """
         interpreter = self._interpreters.get(_minor(python))
         with suppress(ValueError, EnvironmentFailure):
             directory = None if interpreter is None else self._store.lookup(environment_id, interpreter)
@@ -151,7 +165,8 @@ class Workshop:
             self._post(events.LockPhase(effect.spec_key, phase, detail))
 
         try:
-            lock = self._make_lock(effect, control, on_phase)
+            with disk.failures_named("lock"):
+                lock = self._with_room(control, lambda: self._make_lock(effect, control, on_phase))
             self._post(events.LockFinished(effect.spec_key, self._platform, lock.encode()))
         except EnvironmentFailure as problem:
             self._post(events.LockProblem(effect.spec_key, _failure(problem), problem.retryable))
@@ -177,12 +192,16 @@ class Workshop:
             self._post(events.BuildPhase(environment_id, phase, detail))
 
         try:
-            interpreter = self._interpreter(effect.python)
-            built = self._store.build(environment_id, effect.lock.decode(), interpreter, self._uv, on_phase, control)
+            interpreter, lock = self._interpreter(effect.python), effect.lock.decode()
+            with disk.failures_named("build"):
+                built = self._with_room(
+                    control,
+                    lambda: self._store.build(environment_id, lock, interpreter, self._uv, on_phase, control),
+                )
             size_bytes = disk.size_bytes(built.path)
             self._post(events.BuildFinished(environment_id, size_bytes, built.from_disk))
             if not built.from_disk:
-                self._make_room(environment_id)
+                self._keep_limit(environment_id)
         except EnvironmentFailure as problem:
             self._post(events.BuildProblem(environment_id, _failure(problem), problem.retryable))
         except Exception as error:
@@ -192,25 +211,64 @@ class Workshop:
             if self._controls.get(environment_id) is control:
                 del self._controls[environment_id]
 
-    def _make_room(self, newest: str) -> None:
-        """Remove the longest unused environments over the limit, but none that is used, nor the one just built."""
-        usage = self._store.usage()
-        total = sum(entry.size_bytes for entry in usage)
-        removed = False
-        for entry in sorted(usage, key=lambda entry: (entry.last_used_ns, entry.environment_id)):
-            if total <= self._store_bytes:
+    def _with_room(self, control: BuildControl, make: Callable[[], T]) -> T:
+        """Make something, and once more if the disk was full and some of it could be freed."""
+        try:
+            return make()
+        except EnvironmentFailure as problem:
+            if problem.kind != DISK_FULL:
+                raise
+            freed_bytes = self._make_room(control)
+            control.check()
+            if not freed_bytes:
+                raise _full("nothing is left there unused that the agent could delete", problem) from problem
+        try:
+            return make()
+        except EnvironmentFailure as problem:
+            if problem.kind != DISK_FULL:
+                raise
+            raise _full(f"to delete {-(-freed_bytes >> 20)} MiB that nothing used was not enough", problem) from problem
+
+    def _make_room(self, control: BuildControl) -> int:
+        """Delete what is not needed of uv's cache, and the longest unused environments; the bytes freed."""
+        now_ns = time.time_ns()
+        with self._making_room:
+            freed_bytes = self._uv.make_room(control)
+            if not control.cancelled:
+                freed_bytes += self._evict(ROOM_BYTES, lambda entry: now_ns - entry.last_used_ns < FRESH_NS)
+        _log.warning("the disk is full: %d bytes that nothing used were deleted", freed_bytes)
+        return freed_bytes
+
+    def _keep_limit(self, newest: str) -> None:
+        """Remove the longest unused environments over the limit, but not the one just built."""
+        total = sum(entry.size_bytes for entry in self._store.usage())
+        self._evict(total - self._store_bytes, lambda entry: entry.environment_id == newest)
+
+    def _evict(self, wanted_bytes: int, is_spared: Callable[[Usage], bool]) -> int:
+        """Remove the longest unused environments, none that is used, until so much is free; how much that is."""
+        freed_bytes = 0
+        for entry in sorted(self._store.usage(), key=lambda entry: (entry.last_used_ns, entry.environment_id)):
+            if freed_bytes >= wanted_bytes:
                 break
-            if entry.environment_id == newest or not self.gate.begin_removal(entry.environment_id):
-                continue
-            try:
-                if self._store.remove(entry.environment_id):
-                    total -= entry.size_bytes
-                    removed = True
-                    _log.info("environment %s removed: the store is over its limit", entry.environment_id)
-            finally:
-                self.gate.end_removal(entry.environment_id)
-        if removed:
+            if not is_spared(entry) and self._remove(entry.environment_id):
+                freed_bytes += entry.size_bytes
+        if freed_bytes:
             self._tell_environments()
+        return freed_bytes
+
+    def _remove(self, environment_id: str) -> bool:
+        if not self.gate.begin_removal(environment_id):
+            return False
+        try:
+            removed = self._store.remove(environment_id)
+        except OSError as error:
+            _log.warning("environment %s cannot be removed: %s", environment_id, error)
+            return False
+        finally:
+            self.gate.end_removal(environment_id)
+        if removed:
+            _log.info("environment %s removed: it is the longest unused, and room is needed", environment_id)
+        return removed
 
     def _interpreter(self, python: str) -> Interpreter:
         interpreter = self._interpreters.get(_minor(python))
@@ -225,6 +283,10 @@ class Workshop:
 
 def _minor(python: str) -> str:
     return ".".join(python.split(".")[:2])
+
+
+def _full(tried: str, problem: EnvironmentFailure) -> EnvironmentFailure:
+    return EnvironmentFailure(DISK_FULL, f"The node ran out of disk space, and {tried}; free some.", problem.detail)
 
 
 def _failure(problem: EnvironmentFailure) -> Failure:

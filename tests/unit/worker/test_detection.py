@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from keepwarm_worker import detection
+from support.shortage import without_descriptors
 
 
 def _files(root: Path, files: dict[str, str]) -> Path:
@@ -83,6 +84,13 @@ def test_a_load_is_measured(tmp_path: Path) -> None:
     assert 0 <= load.cpu_permille <= 1000
     assert load.memory_free_bytes > 0
     assert load.disk_free_bytes > 0
+
+
+def test_what_cannot_be_measured_is_told_as_it_was(tmp_path: Path) -> None:
+    meter = detection.LoadMeter(tmp_path)
+    measured = meter.measure()
+    with without_descriptors():
+        assert meter.measure() == measured
 
 
 def test_the_memory_of_a_process_that_is_gone_is_nothing() -> None:

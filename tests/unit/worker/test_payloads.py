@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from keepwarm_wire import messages as wire
 from keepwarm_worker.core import events
 from keepwarm_worker.payloads import CHUNK_BYTES, STALL_NS, Step, Transfers
+from support.shortage import limited
 
 PAYLOAD = b"p" * 16
 WINDOW = 4 * CHUNK_BYTES
@@ -105,6 +107,40 @@ def test_a_disk_that_takes_nothing_fails_the_fetch(tmp_path: Path) -> None:
     (missing,) = Transfers(tmp_path / "nowhere").fetch(0, _reference(DATA)).events
     assert isinstance(missing, events.PayloadMissing)
     assert missing.failure.kind == "payload_not_stored"
+
+
+def test_a_disk_that_takes_a_part_of_a_chunk_fails_the_fetch(transfers: Transfers, tmp_path: Path) -> None:
+    """What was taken of it would have passed for the whole: the digest is that of the bytes in memory."""
+    with limited(resource.RLIMIT_FSIZE, CHUNK_BYTES + 1000):
+        (missing,) = _serve(transfers, transfers.fetch(0, _reference(DATA)))
+    assert isinstance(missing, events.PayloadMissing)
+    assert missing.failure.kind == "payload_not_stored"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_takes_chunks_in_parts_gets_all_of_them(
+    transfers: Transfers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: whole(descriptor, data[:300_000], offset))
+    assert _serve(transfers, transfers.fetch(0, _reference(DATA))) == [events.PayloadFetched(PAYLOAD)]
+    assert transfers.path_of(PAYLOAD).read_bytes() == DATA
+
+
+def test_a_payload_that_cannot_be_put_in_its_place_fails_the_fetch(transfers: Transfers) -> None:
+    transfers.path_of(PAYLOAD).mkdir()
+    (missing,) = _serve(transfers, transfers.fetch(0, _reference(DATA)))
+    assert isinstance(missing, events.PayloadMissing)
+    assert missing.failure.kind == "payload_not_stored"
+
+
+def test_a_result_that_cannot_be_read_is_told_as_such(transfers: Transfers, tmp_path: Path) -> None:
+    """A directory stands for a disk with an error."""
+    transfers.hold_result(7, _reference(DATA), os.open(tmp_path, os.O_RDONLY))
+    transfers.upload(0, 7)
+    (refused,) = transfers.handle(0, wire.PayloadCredit(PAYLOAD, 0, WINDOW)).events
+    assert isinstance(refused, events.ResultRefused)
+    assert refused.failure.kind == "result_not_stored"
 
 
 class _Receiver:

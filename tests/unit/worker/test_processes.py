@@ -8,13 +8,23 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from keepwarm_worker import processes
-from keepwarm_worker.processes import ExitReason, FrameReader, FrameWriter, SpawnError, exit_reason, reap_strays
+from keepwarm_worker.processes import (
+    ExitReason,
+    FrameReader,
+    FrameWriter,
+    NodeFault,
+    SpawnError,
+    exit_reason,
+    reap_strays,
+)
 from keepwarm_worker.runner import frames
+from support.shortage import without_descriptors
 
 PATIENCE_S = 20
 
@@ -163,6 +173,13 @@ def test_a_result_of_another_size_is_refused(tmp_path: Path) -> None:
         processes.open_result(tmp_path, frames.Stored("result", 4, bytes(32)))
 
 
+def test_a_result_that_the_node_cannot_open_is_no_forgery(tmp_path: Path) -> None:
+    """It is what it is."""
+    (tmp_path / "result").write_bytes(b"12345")
+    with without_descriptors(), pytest.raises(NodeFault, match="Too many open files"):
+        processes.open_result(tmp_path, frames.Stored("result", 5, bytes(32)))
+
+
 # ---------------------------------------------------------------- starting
 
 
@@ -228,6 +245,40 @@ def test_a_spawned_process_is_reaped_once_and_closed(tmp_path: Path) -> None:
     assert not psutil.pid_exists(process.pid)
 
 
+@pytest.mark.parametrize("fails", ["pidfd_open", "dup"])
+def test_what_cannot_be_taken_over_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """Out of descriptors half way: the process was started, and nobody would know of it."""
+    started: list[subprocess.Popen[bytes]] = []
+    plain = subprocess.Popen
+
+    def remember(*args: Any, **options: Any) -> "subprocess.Popen[bytes]":
+        started.append(plain(*args, **options))
+        return started[0]
+
+    def fail(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    program = tmp_path / "main.py"
+    program.write_text("import time; time.sleep(1000)")
+    monkeypatch.setattr(subprocess, "Popen", remember)
+    monkeypatch.setattr(os, fails, fail)
+    with pytest.raises(OSError, match="Too many"):
+        processes.spawn_instance(Path(sys.executable), program, tmp_path, {}, tmp_path, "m:1")
+    (child,) = started
+    try:
+        assert child.wait(PATIENCE_S) == -signal.SIGKILL
+    finally:
+        child.kill()
+        child.communicate()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_without_descriptors_nothing_is_started_and_nothing_breaks(tmp_path: Path) -> None:
+    with without_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        processes.spawn_instance(Path(sys.executable), tmp_path / "main.py", tmp_path, {}, tmp_path, "m:1")
+
+
 # ---------------------------------------------------------------- ending
 
 
@@ -258,6 +309,19 @@ def test_a_tree_dies_with_its_root(sleeper: Callable[..., subprocess.Popen[bytes
     assert processes.kill_tree(child.pid, signal.SIGKILL, "nobody:1") >= set(tree)
     for pid in (child.pid, *tree):
         ended(pid)
+    assert child.wait() == -signal.SIGKILL
+
+
+def test_a_process_dies_even_if_nothing_else_can_be_looked_for(
+    sleeper: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    """Without a free descriptor there is no list of processes; its group needs none."""
+    child = sleeper("sleep 1000 & echo; wait")
+    assert child.stdout is not None
+    child.stdout.readline()
+    with without_descriptors():
+        assert processes.kill_tree(child.pid, signal.SIGKILL, "nobody:1") == set()
+        assert reap_strays({child.pid}) == []
     assert child.wait() == -signal.SIGKILL
 
 

@@ -102,7 +102,8 @@ def on_payload_missing(state: AgentState, event: events.PayloadMissing) -> None:
     """The scheduler gave a reference to bytes that cannot be had: the calls that need them cannot run.
 
     Bytes that it does not hold any more it has held before it was started anew: nothing has run, and the call is placed
-    again once its client has handed them over again.
+    again once its client has handed them over again. But where this node cannot store them the call fails: placed again
+    it would come back here, where its environment is, for as long as the disk is full, and nobody would be told why.
     """
     payload = state.payloads.get(event.payload_id)
     if payload is None or payload.available:

@@ -1,7 +1,8 @@
 """How an agent ends: idle instances are asked, busy ones terminated, all of them reaped before the last word.
 
-``Goodbye`` is said when nothing is left, so that a call which ends in time still has its outcome recorded. The whole
-takes at most ``LEAVE_STEPS`` steps of ``shutdown_step_ns``; then whatever is left is killed and the agent leaves.
+``Goodbye`` is said when nothing is left and every large result is handed over, so that a call which ends in time still
+has its outcome recorded. The whole takes at most ``LEAVE_STEPS`` steps of ``shutdown_step_ns``; then whatever is left
+is killed and the agent leaves.
 """
 
 from keepwarm_wire import messages as wire
@@ -45,8 +46,13 @@ def on_leave_due(state: AgentState, _: int = 0) -> None:
 
 
 def leave_if_empty(state: AgentState) -> None:
-    if state.stopping and not state.instances and not state.exited:
+    if state.stopping and not state.instances and not state.exited and not _hands_over(state):
         _leave(state)
+
+
+def _hands_over(state: AgentState) -> bool:
+    """Whether the scheduler is still to be given results of calls that have ended; without one nobody takes them."""
+    return state.link.welcomed and any(attempt.uploading for attempt in state.attempts.values())
 
 
 def _leave(state: AgentState) -> None:

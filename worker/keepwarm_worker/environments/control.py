@@ -24,6 +24,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from keepwarm_worker.descriptors import lower_limit_of
+
+from .disk import failures_named
 from .errors import CANCELLED, INTERNAL, TIMED_OUT, EnvironmentFailure
 
 MAX_OUTPUT_BYTES = 64 * 1024 * 1024
@@ -96,13 +99,12 @@ def run(
 ) -> Completed:
     """Run `command` to its end with exactly this environment, in `directory`.
 
-    Raises EnvironmentFailure: cancelled, timed_out, or internal when it cannot be started.
+    Raises EnvironmentFailure: cancelled, timed_out, or internal when it cannot be started, which may go better later.
     """
     control.check()
-    with ExitStack() as stack:
+    with failures_named(step), ExitStack() as stack:
         stdin, stdout, stderr = (_memory_file(stack, name) for name in ("stdin", "stdout", "stderr"))
-        os.write(stdin, stdin_text.encode())
-        os.lseek(stdin, 0, os.SEEK_SET)
+        _write_all(stdin, stdin_text.encode())
         try:
             process = subprocess.Popen(
                 list(command),
@@ -115,7 +117,8 @@ def run(
             )
         except OSError as error:
             message = f"The node cannot start {command[0]} for {step}: {error.strerror}."
-            raise EnvironmentFailure(INTERNAL, message, str(error)) from error
+            raise EnvironmentFailure(INTERNAL, message, str(error), retryable=True) from error
+        lower_limit_of(process.pid)
         ended, status = _wait_and_end_group(process, control, timeout_s)
         control.check()
         output, complaints = _text(stdout), _text(stderr)
@@ -181,6 +184,13 @@ def _memory_file(stack: ExitStack, name: str) -> int:
     descriptor = os.memfd_create(f"keepwarm-{name}")
     stack.callback(os.close, descriptor)
     return descriptor
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it, to be read from the beginning."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(descriptor, data[written:], written)
 
 
 def _text(descriptor: int) -> str:

@@ -1,6 +1,7 @@
 """The few file-system operations the environment store is made of.
 
-Rules: deletion never follows a link and never raises; what cannot be deleted now stays where the next sweep finds it.
+Rules: deletion never follows a link, never raises, and copes with any depth; what cannot be deleted now stays where
+the next sweep finds it.
 Must know nothing of environments, uv or locks.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +22,9 @@ BLOCK_BYTES: Final = 512
 """The unit of st_blocks, whatever the file system's own."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""The node is out of something that is not on its disk."""
+
 _syncfs = ctypes.CDLL(None, use_errno=True).syncfs
 
 
@@ -44,16 +47,72 @@ def children(directory: Path) -> list[Path]:
 
 def delete_tree(directory: Path) -> None:
     """Delete a directory with all that is in it, read-only parts included. Absent is fine; never raises."""
-    shutil.rmtree(directory, ignore_errors=True)
-    if not os.path.lexists(directory):
-        return
-    for parent, _, _ in os.walk(directory):  # top down, and links are not followed
-        with suppress(OSError):
-            Path(parent).chmod(0o700)
-    shutil.rmtree(directory, ignore_errors=True)
-    if os.path.lexists(directory):
-        with suppress(OSError):
+    with suppress(OSError):
+        if directory.is_symlink() or not directory.is_dir():
             directory.unlink()
+            return
+        root = _open_directory(os.fspath(directory))
+        try:
+            _delete_inside(root)
+        finally:
+            os.close(root)
+        directory.rmdir()
+
+
+def _delete_inside(root: int) -> None:
+    """Delete what is in a directory, level by level: what lies deeper is moved up into it first.
+
+    So depth costs neither stack nor descriptors nor length of paths, and no name but the last is ever looked up.
+    """
+    pending = _delete_files(root, root)
+    while pending:
+        name = pending.pop()
+        with suppress(OSError):
+            descriptor = _open_directory(name, root)
+            try:
+                pending += _delete_files(descriptor, root)
+            finally:
+                os.close(descriptor)
+            os.rmdir(name, dir_fd=root)
+
+
+def _delete_files(directory: int, root: int) -> list[str]:
+    """Delete all but the directories in a directory, and move those up; their names in the root."""
+    with os.scandir(directory) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    moved = []
+    for name, is_directory in found:
+        with suppress(OSError):
+            if not is_directory:
+                os.unlink(name, dir_fd=directory)
+            elif directory == root:
+                moved.append(name)
+            else:
+                moved.append(_move_up(name, directory, root))
+    return moved
+
+
+def _move_up(name: str, directory: int, root: int) -> str:
+    up = os.urandom(16).hex()
+    try:
+        os.rename(name, up, src_dir_fd=directory, dst_dir_fd=root)
+    except PermissionError:  # moving a directory changes it
+        os.chmod(name, 0o700, dir_fd=directory)
+        os.rename(name, up, src_dir_fd=directory, dst_dir_fd=root)
+    return up
+
+
+def _open_directory(name: str, parent: int | None = None) -> int:
+    """A descriptor of a directory, no link, that lets its owner do everything."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=parent)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=parent)
+        descriptor = os.open(name, flags, dir_fd=parent)
+    with suppress(OSError):  # somebody else's, perhaps with rights enough
+        os.fchmod(descriptor, 0o700)
+    return descriptor
 
 
 def empty(directory: Path) -> list[str]:
@@ -103,12 +162,18 @@ def flush_directory(directory: Path) -> None:
 
 @contextmanager
 def failures_named(step: str) -> Iterator[None]:
-    """Turn an OSError of the body into an EnvironmentFailure that says whether the disk is full."""
+    """Turn an OSError of the body into an EnvironmentFailure that says what the node is out of.
+
+    Whatever it is, it is a fault of this node at this moment: later, or elsewhere, may go better.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            message = f"The node ran out of disk space during {step}; free some, or lower the store's limit."
+            message = f"The node ran out of disk space during {step}; free some."
             raise EnvironmentFailure(DISK_FULL, message, str(error)) from error
-        message = f"The node's disk failed during {step}: {error.strerror}."
-        raise EnvironmentFailure(INTERNAL, message, str(error)) from error
+        if error.errno in _SHORTAGES:
+            message = f"The node is short of something that {step} needs: {error.strerror}."
+        else:
+            message = f"The node's disk failed during {step}: {error.strerror}."
+        raise EnvironmentFailure(INTERNAL, message, str(error), retryable=True) from error

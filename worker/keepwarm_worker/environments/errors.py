@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -109,13 +110,23 @@ class _Rule(NamedTuple):
     kind: str
     sentence: str
     """May hold {subject}, the requirement that uv named, {reason}, uv's own explanation, {step}, and {place}, a URL."""
+    retryable: bool | None = None
+    """None: as its kind says."""
 
+
+_NODE_FAULTS: Final = (errno.EIO, errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.EROFS)
 
 _RULES: Final = (
     _Rule(
         ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122"),
         DISK_FULL,
-        "The node ran out of disk space during {step}; free some, or lower the limit of the environment store.",
+        "The node ran out of disk space during {step}; free some.",
+    ),
+    _Rule(
+        tuple(form % code for code in _NODE_FAULTS for form in ("os error %d)", "Os { code: %d,")),
+        INTERNAL,
+        "The node is out of order, or short of something that {step} needs: {reason}.",
+        retryable=True,
     ),
     _Rule(
         ("No interpreter found", "Failed to inspect Python interpreter", "Failed to query Python interpreter"),
@@ -214,7 +225,7 @@ def classify(returncode: int, stderr: str, step: str, secrets: Iterable[str] = (
     for rule in _RULES:
         if any(phrase in text for phrase in rule.phrases):
             sentence = rule.sentence.format(subject=_subject(text), reason=_reason(text), step=step, place=_place(text))
-            return EnvironmentFailure(rule.kind, sentence, text)
+            return EnvironmentFailure(rule.kind, sentence, text, rule.retryable)
     if returncode < 0:
         message = f"uv was killed by signal {-returncode} during {step}; the node may be short of memory."
         return EnvironmentFailure(INTERNAL, message, text, retryable=True)

@@ -33,11 +33,14 @@ class Marker(NamedTuple):
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
-        """The marker of the environment in `directory`; None if there is none, or not one of ours."""
+        """The marker of the environment in `directory`; None if there is none, or not one of ours.
+
+        Raises OSError where that cannot be known: what is out of sight for the moment must not be built over.
+        """
         try:
             told = json.loads((directory / MARKER_NAME).read_bytes())
             return cls(*(told[field] for field in cls._fields))
-        except (OSError, ValueError, TypeError, KeyError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, TypeError, KeyError):
             return None
 
     def fits(self, environment_id: str, interpreter: Interpreter) -> bool:

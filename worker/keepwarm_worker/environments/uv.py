@@ -21,10 +21,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from . import disk
 from .control import BuildControl, Completed, run
 from .errors import (
     BUILD_FORBIDDEN,
@@ -42,6 +44,10 @@ OnPhase = Callable[[str, str], None]
 """Called from the building thread as (phase, detail) when a phase begins."""
 
 STEP_TIMEOUT_S: Final = 600.0
+ROOM_TIMEOUT_S: Final = 30.0
+"""The cache is not touched while other builds use it, and nobody should wait for them only to fail."""
+CACHE_BYTES_MAX: Final = 1 << 30
+"""When room is needed, a cache above this goes as a whole: what was downloaded can be downloaded again."""
 HTTP_RETRIES: Final = 1
 MAX_PHASE_DETAIL_CHARACTERS: Final = 200
 
@@ -154,10 +160,19 @@ class Uv:
             done = self._run("install", [*sync, "-"], lock_text, control, timeout_s)
         self._checked("install", done)
 
+    def make_room(self, control: BuildControl | None = None) -> int:
+        """Delete what uv's cache need not have: what nothing refers to, or all of it if it is large. Bytes freed."""
+        before = disk.size_bytes(self._cache_dir)
+        command = "clean" if before > CACHE_BYTES_MAX else "prune"
+        with suppress(EnvironmentFailure):  # whatever is the matter, the build will say it
+            self._run("cache", ["cache", command, "-q"], "", control, ROOM_TIMEOUT_S)
+        return max(0, before - disk.size_bytes(self._cache_dir))
+
     def _run(
         self, step: str, arguments: Sequence[str], stdin_text: str, control: BuildControl | None, timeout_s: float
     ) -> Completed:
-        self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with disk.failures_named(step):
+            self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return run(
             [self._executable, *arguments],
             step=step,

@@ -2,6 +2,7 @@
 
 from keepwarm_wire import messages as wire
 from keepwarm_worker.core import effects, events
+from keepwarm_worker.core.leaving import LEAVE_STEPS
 from support.agent_core import BEAT_US, CONFIG, SECOND, Driver, welcomed
 
 LOCAL = CONFIG._replace(alone_ns=30 * SECOND)
@@ -31,6 +32,37 @@ def test_a_call_that_ends_while_the_agent_leaves_is_reported() -> None:
     driver.feed(events.StopRequested("SIGTERM"))
     driver.result()
     assert driver.said(wire.AttemptDone)[0].status == wire.Status.SUCCEEDED
+
+
+def leaving_with_a_large_result() -> Driver:
+    driver = welcomed()
+    driver.ready()
+    driver.running()
+    driver.result(result=events.SpooledResult(1_000_000))
+    driver.feed(events.StopRequested("SIGTERM"))
+    driver.exited()
+    assert not driver.done(effects.Exit)
+    return driver
+
+
+def test_an_agent_leaves_when_its_large_results_are_handed_over() -> None:
+    """The call has succeeded: whoever leaves before that is known has it run again, or lost."""
+    driver = leaving_with_a_large_result()
+    driver.feed(events.ResultStored(10, wire.Reference(b"r" * 16, 1_000_000, b"d" * 32)))
+    assert [type(each.message).__name__ for each in driver.done(effects.SendMessage)] == ["AttemptDone", "Goodbye"]
+    assert driver.done(effects.Exit)
+
+
+def test_an_agent_does_not_wait_for_ever_for_its_results_to_be_taken() -> None:
+    driver = leaving_with_a_large_result()
+    driver.wait(LEAVE_STEPS * CONFIG.shutdown_step_ns / SECOND)
+    assert driver.done(effects.Exit)
+
+
+def test_nobody_takes_results_where_there_is_no_scheduler() -> None:
+    driver = leaving_with_a_large_result()
+    driver.receive(wire.Refused("hello_first", "who are you?"))
+    assert driver.done(effects.Exit)
 
 
 def test_leaving_takes_three_steps_at_most_whatever_hangs() -> None:

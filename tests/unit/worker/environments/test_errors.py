@@ -76,6 +76,13 @@ are unsatisfiable.
 
 hint: Packages were unavailable because the network was disabled.
 """
+OUT_OF_DESCRIPTORS = """error: Failed to fetch: `http://127.0.0.1:8404/idna/`
+  cause: failed to open file `/cache/x`: Too many open files (os error 24)
+"""
+READ_ONLY = "error: failed to create directory `/cache/x`: Read-only file system (os error 30)"
+NO_THREADS = """thread 'main' panicked at src/lib.rs:1:1:
+failed to spawn thread: Os { code: 11, kind: WouldBlock, message: "Resource temporarily unavailable" }
+"""
 NOT_CACHED_FILE = """error: Failed to download `idna==3.20`
   cause: Network connectivity is disabled, but the requested data wasn't found in the cache: https://host/idna.whl
 """
@@ -97,6 +104,9 @@ NOT_CACHED_FILE = """error: Failed to download `idna==3.20`
         (NO_HASH, errors.INTEGRITY, "idna==3.20", False),
         (FULL_WHILE_DOWNLOADING, errors.DISK_FULL, "disk space", True),
         (FULL_WHILE_PROBING, errors.DISK_FULL, "disk space", True),
+        (OUT_OF_DESCRIPTORS, errors.INTERNAL, "Too many open files", True),
+        (READ_ONLY, errors.INTERNAL, "Read-only file system", True),
+        (NO_THREADS, errors.INTERNAL, "out of order, or short of something that install needs", True),
         (NO_PYTHON, errors.PYTHON_MISSING, "/nonexistent/python3", True),
         (UNREADABLE, errors.REQUIREMENTS_MALFORMED, "Expected one of", False),
         ("thread 'main' panicked\n", errors.INTERNAL, "exit status 2", False),

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from keepwarm_worker.environments import errors
+from keepwarm_worker.environments import uv as uv_module
 from keepwarm_worker.environments.control import BuildControl
 from keepwarm_worker.environments.errors import EnvironmentFailure
 from keepwarm_worker.environments.uv import Uv, check_lock, check_requirements
 from support.environments import ends, own_interpreter, script
+from support.shortage import without_descriptors
 
 FOREVER = "tail -f /dev/null"
 
@@ -197,6 +199,40 @@ def test_a_missing_interpreter_is_told_from_other_failures(tmp_path: Path) -> No
     with pytest.raises(EnvironmentFailure, match="python3") as caught:
         Uv(None, tmp_path / "cache").create_venv(tmp_path / "venv", gone)
     assert (caught.value.kind, caught.value.retryable) == (errors.PYTHON_MISSING, True)
+
+
+def test_what_cannot_be_started_now_may_be_started_later_or_elsewhere(tmp_path: Path) -> None:
+    """A missing uv, a node without descriptors, a cache that cannot be made: nothing that the requirements are to blame
+    for.
+    """
+    gone = Uv(tmp_path / "uv", tmp_path / "cache")
+    with pytest.raises(EnvironmentFailure, match="cannot start") as caught:
+        gone.lock(["six"], own_interpreter())
+    assert caught.value.retryable
+    with without_descriptors(), pytest.raises(EnvironmentFailure, match="Too many open files") as caught:
+        gone.lock(["six"], own_interpreter())
+    assert caught.value.retryable
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentFailure, match="disk failed during lock") as caught:
+        Uv(tmp_path / "uv", tmp_path / "file" / "cache").lock(["six"], own_interpreter())
+    assert caught.value.retryable
+
+
+def test_a_small_cache_is_pruned_and_a_large_one_goes_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a real uv; whatever is the matter with the cache is not told here."""
+    cache = tmp_path / "cache"
+    uv = Uv(None, cache)
+    assert uv.make_room() == 0
+    kept, stray = cache / "wheels-v9" / "kept", cache / "archive-v0" / "stray"
+    for path in (kept, stray):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 100_000)
+    monkeypatch.setattr(uv_module, "CACHE_BYTES_MAX", 1)
+    assert uv.make_room() >= 200_000
+    assert not kept.exists()
+    assert Uv(script(tmp_path / "uv", "exit 2"), cache).make_room() == 0
 
 
 @pytest.fixture
