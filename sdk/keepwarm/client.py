@@ -3,8 +3,10 @@
 Exactly one thread at a time owns the *turn*: only it touches the socket and delivers outcomes. It is the I/O thread, or
 a caller that waits for a result, which takes the turn and gives it back, so that a blocking call costs no switch of
 threads. Rules: the lock guards the session and who owns the turn, and is never held while anything blocks, prints or
-runs foreign code. With nothing unanswered the I/O thread is parked until the next beat. After a fork the child starts
-with a client of its own and never touches its parent's socket.
+runs foreign code. A garbage collection or a signal handler that falls into a change under the lock changes nothing in
+the middle of it: a cancellation is noted for the next turn, all else is refused. With nothing unanswered the I/O thread
+is parked until the next beat. After a fork the child starts with a client of its own and never touches its parent's
+socket.
 """
 
 import atexit
@@ -21,24 +23,21 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from keepwarm import local
-from keepwarm.call_future import CallFuture, call_id_of
-from keepwarm.connection import Connection, Dropped, Failed, Patience
+from keepwarm.call_future import CallFuture
+from keepwarm.connection import Connection, Patience
 from keepwarm.declaring import Declarations, Declared
+from keepwarm.delivering import Deliverer
 from keepwarm.detached_client import DetachedClient
-from keepwarm.early_ends import EarlyEnds, sentence
+from keepwarm.early_ends import sentence
 from keepwarm.errors import CallCancelled, ClusterUnreachable, TooManyCalls
 from keepwarm.explanation import Explanation, explanation_of, not_sent
-from keepwarm.failures import error_of
 from keepwarm.function import IsolatedFunction
 from keepwarm.futures import Future
-from keepwarm.pickling import loads_result
-from keepwarm.printing import OutputPrinter
-from keepwarm.progress import choose_view
-from keepwarm.session import HELD_BYTES_MAX, HELD_CALLS_MAX, Completion, Explained, Printed, Progressed, Session
-from keepwarm.session_calls import Call, Function, short
+from keepwarm.interruptions import Fall, interruption
+from keepwarm.session import HELD_BYTES_MAX, HELD_CALLS_MAX, Completion, Session
+from keepwarm.session_calls import Call, Function
 from keepwarm.waking import DeferredInterrupt, Sleeper, Wakeup
 from keepwarm_wire.fields import INLINE_BYTES_MAX
-from keepwarm_wire.messages import LeaseBroken, Outcome
 
 __all__ = ["Client", "get_client"]
 
@@ -62,17 +61,19 @@ class Client:
     def __init__(self, address: str | None = None, patience: Patience | None = None) -> None:
         patience = patience or Patience.from_environment()
         self._process_id = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_amid: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]  # as Condition uses it
+        """Whether this very thread is in the middle of a change: then this is a finalizer, or a signal handler."""
         self._wakeup = Wakeup()
         self._connection = Connection(address, patience, self._lock, self._wakeup)
-        self._printer = OutputPrinter()
-        self._progress = choose_view()
-        self._early_ends = EarlyEnds(lambda: self._progress.make_way(""))
+        self._deliverer = Deliverer(self)
+        self._progress = self._deliverer.progress
         self._declarations = Declarations()
         self._owner: int | None = None
         self._depth = 0
         self._owner_is_io = False
         self._sleepers: deque[Sleeper] = deque()
+        self._late_cancels: deque[Future[Any]] = deque()
         self._io_call = threading.Condition(self._lock)
         self._io_thread: threading.Thread | None = None
         self._io_parked_until_ns: float = math.inf
@@ -112,7 +113,7 @@ class Client:
         What waits for an answer says its ``size`` in bytes. Raises ``TooManyCalls``, and ``ClusterUnreachable`` once
         the client is closed.
         """
-        self._check_process()
+        self._check()
         with self._lock:
             told = change(self._connection.session if size is None else self._room_for(size))
             wake, start = self._rouse(wait_follows)
@@ -136,22 +137,30 @@ class Client:
         """Return when the future is done or ``timeout`` seconds are over. Ctrl-C interrupts it; the call goes on."""
         if future.done():
             return
-        self._check_process()
+        self._check()
         end_s = math.inf if timeout is None else time.monotonic() + timeout
-        with DeferredInterrupt(self._wakeup.wake) as interrupt:
-            while not future.done():
-                interrupt.check()
-                if self._own(future, end_s, interrupt):
-                    try:
+        depth = self._depth if self._owner == threading.get_ident() else 0
+        interrupt = DeferredInterrupt(self._wakeup.wake)
+        try:
+            with interrupt:
+                while not future.done():
+                    interrupt.check()
+                    if self._own(future, end_s, interrupt):
                         self._drive(future, end_s, interrupt)
-                    finally:
                         self._disown()
-                if time.monotonic() >= end_s:
-                    return
+                    if time.monotonic() >= end_s:
+                        return
+        except BaseException:
+            interrupt.restore()
+            self._give_back(depth)
+            raise
 
     def cancel(self, future: Future[Any]) -> bool:
         """Ask for a call's end, whether it runs or not; False when it has ended already."""
-        self._check_process()
+        if self._is_amid():
+            self._late_cancels.append(future)  # whoever takes the next turn does it
+            return not future.done()
+        self._check()
         if future.done() or not isinstance(future, CallFuture):
             return False
         call = future.call
@@ -165,7 +174,7 @@ class Client:
 
         possible, ended_here = self.change(cancel)
         for completion in ended_here:
-            self._complete(completion)
+            self._deliverer.complete(completion)
         return possible
 
     def explain(self, future: CallFuture, timeout: float) -> Explanation:
@@ -173,7 +182,7 @@ class Client:
         end_s = time.monotonic() + timeout
         answer: Future[bytes] = Future(self, "an explanation")
         while not answer.done():
-            self._check_process()
+            self._check()
             left_s = end_s - time.monotonic()
             if left_s <= 0:
                 where = self._connection.where()
@@ -198,6 +207,7 @@ class Client:
         """End the session and close the connection: unanswered calls are cancelled. Returns how many there were."""
         if os.getpid() != self._process_id or self._is_closing:
             return 0
+        self._check()
         with self._lock:
             self._is_closing = True
             self._io_call.notify()
@@ -209,8 +219,7 @@ class Client:
             if owns:
                 self._connection.close("exit")
                 self._deliver()
-                self._progress.close()
-                self._early_ends.close()
+                self._deliverer.close()
                 self._wakeup.close()
         for future in calls:
             if isinstance(future, Future) and future._fail(CallCancelled("the client was closed")):
@@ -223,7 +232,7 @@ class Client:
 
     def declare(self, function: IsolatedFunction[Any, Any]) -> Declared:
         """What this client keeps of a function, pickled now if it was not yet. Raises ``FunctionNotSerializable``."""
-        self._check_process()
+        self._check()
         return self._declarations.of(function)
 
     def known(self, declared: Declared) -> Function:
@@ -234,11 +243,21 @@ class Client:
         """The address, for people."""
         return self._connection.where()
 
-    def _check_process(self) -> None:
+    @property
+    def session_id(self) -> bytes:
+        """Of the session with the cluster."""
+        return self._connection.session.session_id
+
+    def _check(self) -> None:
         if os.getpid() != self._process_id:
             raise ClusterUnreachable("this future belongs to the process that forked this one. Wait for it there.")
         if self._is_closing:
             raise ClusterUnreachable("the client is closed: this program is ending. Make calls before that.")
+        if self._is_amid():
+            raise RuntimeError(
+                "reentrant call: a signal handler has interrupted another call of this client in the middle of a "
+                "change. Let the handler only take a note, and make the call outside of it."
+            )
 
     # ------------------------------------------------------------ the turn
 
@@ -275,10 +294,17 @@ class Client:
                 return False
             wake = (self._owner_is_io or self._is_closing) and not self._connection.roused
             self._connection.roused |= wake
-        if wake:
-            self._wakeup.wake()
-        remaining_s = None if end_s == math.inf else max(0.0, end_s - time.monotonic())
-        sleeper.sleep(remaining_s)
+        try:
+            if wake:
+                self._wakeup.wake()
+            sleeper.sleep(None if end_s == math.inf else max(0.0, end_s - time.monotonic()))
+        except BaseException:  # of a signal handler: this thread waits no more, and is not to be given the turn
+            self._leave(sleeper, interrupt)
+            raise
+        return self._leave(sleeper, interrupt)
+
+    def _leave(self, sleeper: Sleeper, interrupt: DeferredInterrupt) -> bool:
+        """Wait in line no more. True when the turn was given to this thread."""
         interrupt.sleeper = None
         with self._lock:
             if not sleeper.given and sleeper in self._sleepers:
@@ -292,17 +318,32 @@ class Client:
             if self._depth:
                 return
             self._owner, self._owner_is_io = None, False
-            while self._sleepers:
-                sleeper = self._sleepers.popleft()
-                if not sleeper.future.done():
-                    self._owner, self._depth, sleeper.given = sleeper.thread_id, 1, True
-                    sleeper.wake()
-                    return
-                sleeper.wake()
-            deadline_ns = self._housekeeping_ns()
-            start = deadline_ns is not None and self._call_io(deadline_ns)
+            start = self._hand_on()
         if start:
             self._start_io()
+
+    def _give_back(self, depth: int) -> None:
+        """After an exception, which may have fallen anywhere: have the turn no deeper than that."""
+        with self._lock:
+            if self._owner == threading.get_ident() and self._depth > depth:
+                self._depth = depth
+                if not depth:
+                    self._owner, self._owner_is_io = None, False
+            start = self._owner is None and self._hand_on()
+        if start:
+            self._start_io()
+
+    def _hand_on(self) -> bool:
+        """Under the lock, without an owner: find the next one. True when the I/O thread must be started for it."""
+        while self._sleepers:
+            sleeper = self._sleepers.popleft()
+            if not sleeper.future.done():
+                self._owner, self._depth, sleeper.given = sleeper.thread_id, 1, True
+                sleeper.wake()
+                return False
+            sleeper.wake()
+        deadline_ns = self._housekeeping_ns()
+        return deadline_ns is not None and self._call_io(deadline_ns)
 
     def _housekeeping_ns(self) -> int | None:
         """Under the lock: when somebody must take a turn; 0 for at once, ``None`` for never."""
@@ -325,13 +366,31 @@ class Client:
             due_s = max(0, due_ns - time.monotonic_ns()) / SECOND_NS
             timeout_s = due_s if timeout_s is None else min(timeout_s, due_s)
         try:
+            if self._late_cancels:
+                self._cancel_late()
             self._connection.turn(timeout_s)
         except Exception as error:
-            _LOG.exception("the connection failed; every unanswered call fails with it")
-            self._connection.fail_internally(error)
+            fall = interruption(error)
+            if fall is not Fall.INTO_A_WAIT:  # the session may be half changed
+                self._fail_all(error)
+            if fall is not Fall.NOT_OF_A_HANDLER:
+                raise
         self._deliver()
         if due_ns is not None:
             self._progress.tick(time.monotonic_ns())
+
+    def _cancel_late(self) -> None:
+        with contextlib.suppress(ClusterUnreachable):  # the client is being closed, which cancels them all
+            while self._late_cancels:
+                self.cancel(self._late_cancels.popleft())
+
+    def _fail_all(self, error: Exception) -> None:
+        _LOG.exception("the connection failed; every unanswered call fails with it")
+        self._connection.fail_internally(error)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        self._deliverer.deliver(self._connection.deliveries)
 
     # ------------------------------------------------------------ the I/O thread
 
@@ -377,60 +436,10 @@ class Client:
             deadline_ns = self._housekeeping_ns()
             return deadline_ns is not None and deadline_ns <= time.monotonic_ns()
 
-    # ------------------------------------------------------------ delivery, outside the lock
-
-    def _deliver(self) -> None:
-        deliveries = self._connection.deliveries
-        while deliveries:
-            delivery = deliveries.popleft()
-            if isinstance(delivery, Completion):
-                self._complete(delivery)
-            elif isinstance(delivery, Failed):
-                self._end(delivery.call, delivery.error)
-            elif isinstance(delivery, Explained):
-                self._answer(delivery)
-            elif isinstance(delivery, LeaseBroken):
-                self._early_ends.tell(time.monotonic_ns(), delivery)
-            elif isinstance(delivery, Printed):
-                name = delivery.call.function.short_name
-                self._progress.make_way(name)
-                self._printer.output(name, delivery.output)
-            elif isinstance(delivery, Progressed):
-                self._progress.progress(time.monotonic_ns(), short(delivery.function_name), delivery.progress)
-            elif isinstance(delivery, Dropped):
-                self.detached.drop(delivery.owner, delivery.error)
-            else:
-                self.detached.deliver(delivery)
-
-    def _answer(self, explained: Explained) -> None:
-        owner, document = explained
-        assert isinstance(owner, Future)
-        owner._finish(lambda: document)
-        self.wake_sleepers(owner)
-
-    def _complete(self, completion: Completion) -> None:
-        call, outcome, result = completion
-        if result is None:
-            call_id = call_id_of(self._connection.session.session_id, call)
-            self._end(call, error_of(outcome, call.function.name, call_id), outcome)
-        else:
-            self._end(call, result, outcome)
-
-    def _end(self, call: Call, end: bytes | BaseException, outcome: Outcome | None = None) -> None:
-        self._printer.finish(call.number)
-        self._progress.served(call.function.short_name)
-        report = outcome.report if outcome is not None else None
-        future, call.owner = call.owner, None  # or each would keep the other until a garbage collection
-        assert isinstance(future, Future)
-        if isinstance(end, BaseException):
-            future._fail(end, report)
-        else:
-            future._finish_with(loads_result, end, report)
-        if self._sleepers:
-            self.wake_sleepers(future)
-
     def wake_sleepers(self, future: Future[Any]) -> None:
         """The future is done: whoever sleeps for it is to look."""
+        if not self._sleepers:
+            return  # who adds itself looks at the future afterwards
         with self._lock:
             for sleeper in self._sleepers:
                 if sleeper.future is future:

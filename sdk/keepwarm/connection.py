@@ -5,7 +5,6 @@ I/O, no delivery and no start of a cluster happens under it. Calls are never dro
 again, or fail with an error that names the address.
 """
 
-import contextlib
 import os
 import secrets
 import socket as sockets
@@ -13,6 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from keepwarm import local, logins
@@ -27,6 +27,7 @@ from keepwarm.errors import (
     SchedulerRefused,
 )
 from keepwarm.gathering import Gathering
+from keepwarm.interruptions import BestEffort
 from keepwarm.session import Delivery, Session
 from keepwarm.session_calls import Call, CallState
 from keepwarm.transport import KEY_REFUSED, Arrivals, Transport
@@ -98,7 +99,9 @@ class Dropped(NamedTuple):
 class Connection:
     """A session with one cluster. ``address`` is ``None`` for the local cluster, which is started when needed."""
 
-    def __init__(self, address: str | None, patience: Patience, lock: threading.Lock, wakeup: Wakeup) -> None:
+    def __init__(
+        self, address: str | None, patience: Patience, lock: AbstractContextManager[bool], wakeup: Wakeup
+    ) -> None:
         self.address = address
         self.session = _new_session()
         self.generation = 0
@@ -149,7 +152,7 @@ class Connection:
         if pause_s and (wait_s is None or pause_s < wait_s):
             self._wakeup.await_wake(pause_s)
         self._take(transport.receive(wait_s))
-        if self._trouble_since_ns is not None or not self.session.is_open or self.session.protocol_complaints:
+        if self._trouble_since_ns is not None or not self.session.is_open or self._is_unwelcome:
             self._watch(time.monotonic_ns())
         elif self.address is None and self.session.waiting and now_ns >= self._look_at_ns:
             self._look_after_agent(now_ns)
@@ -158,8 +161,13 @@ class Connection:
         """Take in what has come already, without waiting or sending."""
         if self._transport is not None:
             self._take(self._transport.receive(0))
-            if self.session.goodbye is not None:
+            if self.session.goodbye is not None or self._is_unwelcome:
                 self._watch(time.monotonic_ns())
+
+    @property
+    def _is_unwelcome(self) -> bool:
+        """Whether the scheduler refuses this program, also in the middle of a session, or what it has sent."""
+        return self.session.refusal is not None or bool(self.session.protocol_complaints)
 
     def _wait_s(self, now_ns: int, timeout_s: float | None, can_send: bool) -> float | None:
         if self.deliveries or self.session.deliveries:
@@ -393,5 +401,5 @@ def not_let_in(where: str, refusal: str) -> str:
 
 
 def _warn(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    with BestEffort():
         sys.stderr.write(f"keepwarm: {text}\n")

@@ -1,15 +1,29 @@
-"""From a decorated function to what the wire says of it, found once per function and client."""
+"""From a decorated function to what the wire says of it, found once per function and client.
 
-from typing import Any, NamedTuple
+Rule: a session has a bounded number of functions, however many the program makes: those that were not called for
+longest are forgotten here and at the scheduler, and declared anew when they are called again.
+"""
 
+from typing import Any, Final, NamedTuple
+
+from keepwarm.errors import TooManyCalls
 from keepwarm.function import IsolatedFunction
 from keepwarm.options import Options, Timeouts, duration_us
 from keepwarm.resources import Resources
 from keepwarm.session import Session
 from keepwarm.session_calls import Function
+from keepwarm.session_functions import Functions
 from keepwarm_wire.messages import FunctionOptions, Pair, Quantity, RetryLimits
 
-__all__ = ["Declarations", "Declared", "Description", "describe"]
+__all__ = ["FORGET_BATCH", "FUNCTIONS_KEPT", "FUNCTIONS_MAX", "Declarations", "Declared", "Description", "describe"]
+
+FUNCTIONS_KEPT: Final = 2_000
+"""With so many, a session forgets those that have not been called for longest."""
+
+FUNCTIONS_MAX: Final = 10_000
+"""What a scheduler takes of one session."""
+
+FORGET_BATCH: Final = 500
 
 
 class Description(NamedTuple):
@@ -60,17 +74,37 @@ class Declarations:
         return declared
 
     def known(self, declared: Declared, session: Session, generation: int) -> Function:
-        """The record of a function in the session of this generation, made if need be. Under the client's lock."""
+        """The record of a function in the session of this generation, made if need be. Under the client's lock.
+
+        Raises ``TooManyCalls`` where unanswered calls are of as many other functions as a scheduler takes.
+        """
         function = declared.function
-        if function is None or declared.generation != generation:
+        if function is None or declared.generation != generation or function.is_forgotten:
             if self._generation != generation:
                 self._functions.clear()
                 self._generation = generation
             function = self._functions.get(declared.description)
             if function is None:
+                self._make_room(session.functions)
                 function = self._functions[declared.description] = session.declare(**declared.description._asdict())
             declared.function, declared.generation = function, generation
         return function
+
+    def _make_room(self, functions: Functions) -> None:
+        is_full = len(functions) >= FUNCTIONS_MAX
+        if is_full and not functions.idle:
+            raise TooManyCalls(
+                f"this program has unanswered calls of {len(functions)} functions, and a cluster takes no more of one "
+                "program at once. The same function with other options, or other captured values, is another one"
+            )
+        if is_full or (len(functions) >= FUNCTIONS_KEPT and functions.idle >= FORGET_BATCH):
+            for function in functions.forget(FORGET_BATCH):
+                del self._functions[_described(function)]
+                function.body = b""  # futures that the program keeps refer to their function
+
+
+def _described(function: Function) -> Description:
+    return Description(*(getattr(function, name) for name in Description._fields))
 
 
 def _wire_options(options: Options) -> FunctionOptions:

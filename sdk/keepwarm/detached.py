@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
 
-from keepwarm.errors import OptionError, ResultExpired, UnknownCall
+from keepwarm.errors import OptionError, ResultExpired, TooManyCalls, UnknownCall
 from keepwarm.resources import real_number
 from keepwarm_wire.fields import FOREVER_US
 
@@ -240,7 +240,10 @@ class DetachedFunction(Generic[P, R]):
         calls: list[DetachedCall[R]] = []
         try:
             for number, row in enumerate(zip(*iterables, strict=False)):
-                pending.append(client.start(function, function._dumps(row, {}), self._terms(number)))
+                arguments, terms = function._dumps(row, {}), self._terms(number)
+                while (future := _started(client, function, arguments, terms, is_last=not pending)) is None:
+                    _collect(client, function, pending, calls, len(pending) - 1)
+                pending.append(future)
                 if len(pending) == UNACCEPTED_MAX:
                     _collect(client, function, pending, calls, UNACCEPTED_MAX // 2)
             _collect(client, function, pending, calls, 0)
@@ -285,6 +288,18 @@ def status_of(entry: DetachedEntry) -> CallStatus:
 
 def _known_s(duration_us: int) -> float | None:
     return None if duration_us >= FOREVER_US else duration_us / 1e6
+
+
+def _started(
+    client: DetachedClient, function: IsolatedFunction[Any, Any], arguments: bytes, terms: Terms, *, is_last: bool
+) -> SpawnFuture | None:
+    """Send a call; None where there is no room before another one is accepted, if there is another one."""
+    try:
+        return client.start(function, arguments, terms)
+    except TooManyCalls:
+        if is_last:
+            raise
+        return None
 
 
 def _collect(

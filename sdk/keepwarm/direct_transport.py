@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from keepwarm.interruptions import waits
 from keepwarm.transport import Arrivals, gathered
 from keepwarm.waking import Wakeup
 from keepwarm_wire import codec
@@ -115,14 +116,10 @@ class DirectTransport:
         """Wait for frames, a change of the connection, or a wake-up."""
         if self._socket is None:
             self._connect()
-        poll = select.poll()  # one for each wait: a signal's handler may wait in the middle of another's
-        poll.register(self._wakeup.fileno(), select.POLLIN)
         socket = self._socket
-        if socket is not None:
-            poll.register(socket, select.POLLIN | select.POLLOUT if self._unsent else select.POLLIN)
         messages: list[Message] = []
         bad_frames = 0
-        for descriptor, mask in poll.poll(self._timeout_ms(timeout_s)):
+        for descriptor, mask in self._ready(socket, self._timeout_ms(timeout_s)):
             if descriptor == self._wakeup.fileno():
                 self._wakeup.clear()
             elif mask & ~select.POLLOUT and socket is self._socket:
@@ -132,6 +129,14 @@ class DirectTransport:
         made, lost = self._was_made, self._was_lost
         self._was_made = self._was_lost = False
         return Arrivals(messages, lost, made, bad_frames)
+
+    @waits
+    def _ready(self, socket: sockets.socket | None, timeout_ms: int | None) -> list[tuple[int, int]]:
+        poll = select.poll()  # one for each wait: a signal's handler may wait in the middle of another's
+        poll.register(self._wakeup.fileno(), select.POLLIN)
+        if socket is not None:
+            poll.register(socket, select.POLLIN | select.POLLOUT if self._unsent else select.POLLIN)
+        return poll.poll(timeout_ms)
 
     def _timeout_ms(self, timeout_s: float | None) -> int | None:
         if self._was_made or self._was_lost:

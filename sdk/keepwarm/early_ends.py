@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from keepwarm.interruptions import BestEffort
 from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.messages import LeaseBroken
 
@@ -69,7 +70,8 @@ class EarlyEnds:
         level = logging.INFO if cause.partition(":")[0] == EVICTED else logging.WARNING
         if _LOG.isEnabledFor(level):
             self._make_way()
-            _LOG.log(level, "%s", line)
+            with BestEffort():  # handlers of logs are the program's
+                _LOG.log(level, "%s", line)
 
 
 def sentence(broken: LeaseBroken) -> str:

@@ -38,6 +38,7 @@ from keepwarm.errors import (
     RequirementsError,
     ResultNotSerializable,
 )
+from keepwarm.interruptions import is_the_programs
 from keepwarm.provenance import is_own_module, is_user_module
 from keepwarm_wire.messages import DetachedOutcome, Outcome, Status
 
@@ -183,6 +184,8 @@ def _load_exception(exception_bytes: bytes) -> tuple[BaseException | None, str]:
 
         exception = loads_result(exception_bytes)
     except BaseException as error:  # whatever a foreign class does while it is rebuilt
+        if is_the_programs(error):
+            raise
         return None, f"its exception cannot be rebuilt here: {type(error).__name__}: {error}"
     if not isinstance(exception, BaseException):
         return None, f"what was sent as its exception is a {type(exception).__name__}"

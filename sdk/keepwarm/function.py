@@ -6,7 +6,7 @@ Rules:
 - It is immutable; `.on(...)` returns another one. Both share the function's pickle unless the setup differs.
 - The function is pickled at its first call, with the values its globals and closure have then.
 - When it is pickled itself (because another function refers to it) it turns into the plain function: inside a remote
-  process there is no keepwarm, and calling it there runs it there.
+  process there is no keepwarm, and calling it there runs it there (`plain_functions`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from keepwarm.detached import DetachedCall, DetachedFunction
-from keepwarm.errors import OptionError
+from keepwarm.errors import OptionError, TooManyCalls
 from keepwarm.futures import Future
 from keepwarm.options import Options
+from keepwarm.plain_functions import plain_attributes, plain_function
 from keepwarm.resources import whole_number
 
 if TYPE_CHECKING:
@@ -81,6 +83,8 @@ class Prepared(NamedTuple):
 class _Body:
     """The function with its setup: pickled once, and set up once for local runs, however many wrappers share it."""
 
+    everyone: ClassVar[weakref.WeakSet[_Body]] = weakref.WeakSet()
+
     def __init__(self, function: Callable[..., Any], setup: Callable[[], Any] | None, name: str) -> None:
         self.function = function
         self.setup = setup
@@ -88,6 +92,13 @@ class _Body:
         self._lock = threading.RLock()
         self._prepared: Prepared | None = None
         self._setup_values: list[Any] = []
+        _Body.everyone.add(self)
+
+    @classmethod
+    def renew_locks(cls) -> None:
+        """After a fork, in the child: a thread that held one is not here. What it was to store is made again."""
+        for body in list(cls.everyone):
+            body._lock = threading.RLock()
 
     def prepared(self) -> Prepared:
         with self._lock:
@@ -105,6 +116,10 @@ class _Body:
             if not self._setup_values:
                 self._setup_values.append(self.setup())
             return self._setup_values[0]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Body.renew_locks)
 
 
 class IsolatedFunction(Generic[P, R]):
@@ -159,7 +174,7 @@ class IsolatedFunction(Generic[P, R]):
         future = client.submit(self, self._dumps(args, kwargs), wait_follows=True)
         try:
             client.wait(future, None)
-        except KeyboardInterrupt:
+        except BaseException:  # Ctrl-C, or what another signal handler raises: nobody has the future any more
             client.cancel(future)
             raise
         result: R = future.result()
@@ -176,8 +191,8 @@ class IsolatedFunction(Generic[P, R]):
         """Call the function for each set of items, as `map` does, and yield the results in order.
 
         The iterables are read as needed, so they may be endless: at most `in_flight` calls (default 1000) are under
-        way or unread at a time. The first failure is raised in its turn; then, or when the generator is closed, the
-        calls still under way are cancelled.
+        way or unread at a time, fewer where their arguments are more than one program may hold. The first failure is
+        raised in its turn; then, or when the generator is closed, the calls still under way are cancelled.
 
         >>> list(square.map(range(3)))
         [0, 1, 4]
@@ -195,7 +210,10 @@ class IsolatedFunction(Generic[P, R]):
         pending: deque[Future[R]] = deque()
         try:
             for row in rows:
-                pending.append(client.submit(self, self._dumps(row, {})))
+                arguments = self._dumps(row, {})
+                while (future := _submitted(client, self, arguments, is_last=not pending)) is None:
+                    yield _first_result(pending)
+                pending.append(future)
                 if len(pending) == in_flight:
                     yield _first_result(pending)
             while pending:
@@ -283,16 +301,29 @@ class IsolatedFunction(Generic[P, R]):
             "Decorate a function, or put @staticmethod above @isolated"
         )
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
-        function, setup = self._body.function, self._body.setup
-        plain = function if setup is None else _bound_to_setup(function, setup)
-        return operator.getitem, ((plain,), 0)  # the shortest recipe for "this very object"
+    def __reduce__(self) -> tuple[Any, ...]:
+        plain = plain_function(self._body.function, self._body.setup)
+        recipe = operator.getitem, ((plain,), 0)  # the shortest one for "this very object"
+        # Attributes are set there: here the function is the user's, and stays as it is.
+        return (*recipe, attributes) if (attributes := plain_attributes(plain, self._name)) else recipe
 
     def __copy__(self) -> IsolatedFunction[P, R]:
         return self
 
     def __deepcopy__(self, memo: dict[int, object]) -> IsolatedFunction[P, R]:
         return self
+
+
+def _submitted(
+    client: Client, function: IsolatedFunction[Any, R], arguments: bytes, *, is_last: bool
+) -> Future[R] | None:
+    """Submit a call; None where there is no room before another one has ended, if there is another one."""
+    try:
+        return client.submit(function, arguments)
+    except TooManyCalls:
+        if is_last:
+            raise
+        return None
 
 
 def _first_result(pending: deque[Future[R]]) -> R:
@@ -317,20 +348,3 @@ def _without_first(function: Callable[..., Any], name: str) -> inspect.Signature
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = list(signature.parameters.values())
     return signature.replace(parameters=parameters[1:] if parameters[0].kind in kinds else parameters)
-
-
-def _bound_to_setup(function: Callable[..., Any], setup: Callable[[], Any]) -> Callable[..., Any]:
-    """Return a plain function that runs the setup at its first call and passes its value on.
-
-    It is what a decorated function with a setup becomes inside another function's process. It must not name any module
-    of keepwarm, so it gets globals, file name and module of its own.
-    """
-    values: list[Any] = []
-
-    def call_with_setup(*args: Any, **kwargs: Any) -> Any:
-        if not values:
-            values.append(setup())
-        return function(values[0], *args, **kwargs)
-
-    code = call_with_setup.__code__.replace(co_filename="<function with setup>")
-    return FunctionType(code, {"__name__": "__main__"}, function.__name__, None, call_with_setup.__closure__)

@@ -16,12 +16,14 @@ Rules:
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar
 
 from keepwarm.errors import CallCancelled
+from keepwarm.interruptions import is_the_programs
 
 if TYPE_CHECKING:
     from keepwarm.explanation import Explanation
@@ -31,7 +33,7 @@ __all__ = ["Driver", "Future"]
 
 T = TypeVar("T")
 
-_LOCK: Final = threading.RLock()
+_LOCK = threading.RLock()
 _ENDED: Final = frozenset({FINISHED, CANCELLED_AND_NOTIFIED})
 
 
@@ -311,11 +313,11 @@ class Future(concurrent.futures.Future[T]):
         encoded = self._result
         try:
             value = decode(encoded)
-        except Exception as error:
+        except BaseException as error:
+            if not isinstance(error, Exception) or is_the_programs(error):
+                self._end_decoding(encoded, None, decode)  # Ctrl-C, or another handler: the next look tries again
+                raise
             self._end_decoding(None, error, None)
-        except BaseException:  # Ctrl-C while decoding: the next look tries again
-            self._end_decoding(encoded, None, decode)
-            raise
         else:
             self._end_decoding(value, None, None)
 
@@ -326,6 +328,16 @@ class Future(concurrent.futures.Future[T]):
         if condition is not None:
             with condition:
                 condition.notify_all()
+
+
+def _renew_lock_in_child() -> None:
+    """After a fork: a thread that held the lock is not here to release it. The futures it was at are the parent's."""
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock_in_child)
 
 
 def _decoded(decode: Callable[[], Any]) -> Any:

@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 
 from keepwarm.errors import ArgumentNotSerializable, FunctionNotSerializable, ResultNotLoadable
 from keepwarm.fingerprint import function_version
+from keepwarm.interruptions import is_the_programs
 
 __all__ = ["CODEC", "dumps_arguments", "dumps_function", "function_version", "loads_result"]
 
@@ -49,6 +50,8 @@ def dumps_function(function: Callable[..., Any], setup: Callable[..., Any] | Non
     try:
         return _dumps_by_value((function, setup), roots=(function, setup))
     except Exception as error:
+        if is_the_programs(error):
+            raise
         label = name or getattr(function, "__qualname__", repr(function))
         from keepwarm.culprit import find_culprit
 
@@ -83,6 +86,8 @@ def dumps_arguments(
     try:
         return _dumps_by_value(arguments)
     except Exception as error:
+        if is_the_programs(error):
+            raise
         from keepwarm.culprit import find_culprit
 
         named = [(parameters[i] if i < len(parameters) else i + 1, value) for i, value in enumerate(args)]
@@ -105,6 +110,8 @@ def loads_result(data: bytes) -> Any:
     except ModuleNotFoundError as error:
         raise ResultNotLoadable(f"the result needs the module {error.name!r}, which is not installed here") from error
     except Exception as error:
+        if is_the_programs(error):
+            raise
         raise ResultNotLoadable(f"the result cannot be loaded here: {_reason(error)}") from error
 
 

@@ -5,10 +5,10 @@ block. Whatever goes wrong with the program's own streams goes no further: outpu
 """
 
 import codecs
-import contextlib
 import sys
 from typing import TextIO
 
+from keepwarm.interruptions import BestEffort
 from keepwarm_wire.messages import Output
 
 __all__ = ["OutputPrinter"]
@@ -67,7 +67,7 @@ class OutputPrinter:
         if not texts or target is None:
             return
         shown = "".join(f"{line.prefix}{text.removesuffix(chr(13))}\n" for text in texts)
-        with contextlib.suppress(OSError, ValueError):
+        with BestEffort():
             try:
                 target.write(shown)
             except UnicodeEncodeError:

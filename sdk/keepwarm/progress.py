@@ -7,12 +7,12 @@ never under a lock; whatever goes wrong with the terminal goes no further; with 
 screen.
 """
 
-import contextlib
 import os
 import sys
 import time
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from keepwarm.interruptions import BestEffort
 from keepwarm_wire.messages import Progress
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class PlainProgress:
             if due_ns <= now_ns:
                 del self._due[name]
                 self._shown.setdefault(name, set()).add((progress.node, progress.phase))
-                with contextlib.suppress(OSError, ValueError):
+                with BestEffort():
                     self._stream.write(f"keepwarm: {sentence(name, progress)}\n")
                     self._stream.flush()
 
@@ -183,7 +183,7 @@ class LiveProgress:
     def make_way(self, function_name: str) -> None:
         """Take the lines off the screen; those of other functions come back with their next phase."""
         self._lines.pop(function_name, None)
-        with contextlib.suppress(OSError, ValueError):
+        with BestEffort():
             live, self._live = self._live, None
             if live is not None:
                 live.stop()
@@ -194,7 +194,7 @@ class LiveProgress:
         self._draw()
 
     def _draw(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with BestEffort():
             if not self._lines:
                 live, self._live = self._live, None
                 if live is not None:
@@ -231,7 +231,7 @@ def choose_view(stream: TextIO | None = None) -> ProgressView:
         return SilentProgress()
     if wish == "1":
         return PlainProgress(target, 0)
-    with contextlib.suppress(OSError, ValueError):
+    with BestEffort():
         if target.isatty():
             return LiveProgress(target)
     return PlainProgress(target, PLAIN_AFTER_US)

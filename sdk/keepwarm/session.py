@@ -116,6 +116,7 @@ class Session:
         self.held_bytes = 0
         self._sending = Sending(session_id)
         self._outgoing = self._sending.outgoing
+        self.functions = self._sending.functions
         self._downloads: Transfers[Download[Call | Ask]] = Transfers()
         self.detached = Detached(self._sending, self.deliveries, self._fetch, self._stop_fetching)
         """What is waited for about detached calls."""
@@ -147,8 +148,7 @@ class Session:
         body: bytes,
     ) -> Function:
         """Make a function known to the session. It is sent with the first call that needs it."""
-        number = len(self._sending.functions) + 1
-        function = Function(number, name, version, codec, spec, has_setup, options, body)
+        function = Function(self.functions.next_number, name, version, codec, spec, has_setup, options, body)
         self._sending.add_function(function)
         return function
 
@@ -171,6 +171,7 @@ class Session:
 
     def submit(self, call: Call) -> None:
         """Take a call. It is held until the credit allows it to be sent. The caller has asked ``has_room``."""
+        self.functions.begin(call.function)
         self._sending.queue(call)
         self.held_calls += 1
         self.held_bytes += call.size
@@ -296,6 +297,7 @@ class Session:
 
     def _complete(self, now_ns: int, call: Call, outcome: Outcome, result: bytes | None) -> None:
         self._sending.finish(now_ns, call)
+        self.functions.end(call.function)
         self.held_calls -= 1
         self.held_bytes -= call.size
         if call.number:
@@ -401,8 +403,8 @@ class Session:
             self.deliveries.append(Printed(call, message))
 
     def _on_progress(self, _now_ns: int, message: Progress) -> None:
-        if 0 < message.function_number <= len(self._sending.functions):
-            function = self._sending.functions[message.function_number - 1]
+        function = self.functions.get(message.function_number)
+        if function is not None:
             self.deliveries.append(Progressed(function.name, message))
 
     def _on_lease_broken(self, _now_ns: int, message: LeaseBroken) -> None:

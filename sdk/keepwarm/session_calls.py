@@ -26,8 +26,9 @@ class Function:
     """A function of the session, under its small number."""
 
     __slots__ = (
-        "body", "body_wanted", "codec", "has_setup", "is_declared", "is_large", "is_stored", "name", "number",
-        "options", "payload_id", "sha256", "short_name", "spec", "version", "waiting",
+        "body", "body_wanted", "codec", "has_setup", "is_declared", "is_forgotten", "is_large", "is_stored", "name",
+        "number", "options", "payload_id", "sha256", "short_name", "spec", "unanswered", "version", "waiting",
+        "was_declared",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +56,12 @@ class Function:
         """Whether the body travels as a payload of its own."""
         self.sha256 = hashlib.sha256(body).digest() if self.is_large else b""
         self.is_declared = False
+        self.was_declared = False
+        """Whether the scheduler may know it, from whatever connection."""
+        self.is_forgotten = False
+        """Whether it is no function of the session any more: it is to be declared anew, under another number."""
+        self.unanswered = 0
+        """Calls of it, and detached ones that are not accepted yet."""
         self.is_stored = False
         self.body_wanted = False
         self.waiting: deque[Call] = deque()

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from keepwarm.held_calls import HeldCalls
 from keepwarm.session_calls import Call, CallState, Function
+from keepwarm.session_functions import Functions
 from keepwarm.transfers import ACTIVE_MAX, Transfers, Upload
 from keepwarm_wire.fields import INLINE_BYTES_MAX
 from keepwarm_wire.messages import (
@@ -40,7 +41,7 @@ class Sending:
 
     def __init__(self, session_id: bytes) -> None:
         self.outgoing: list[Message] = []
-        self.functions: list[Function] = []
+        self.functions = Functions(self.outgoing)
         self.numbered: dict[int, Call] = {}
         """Calls that have been sent at least once and are not done, by number."""
         self.last_number = 0
@@ -59,10 +60,10 @@ class Sending:
     # ------------------------------------------------------------ what is to be sent
 
     def add_function(self, function: Function) -> None:
-        """Make a function usable for calls; its number is its place in ``functions``, from 1."""
+        """Make a function usable for calls."""
         if function.is_large:
             function.payload_id = self._new_payload_id()
-        self.functions.append(function)
+        self.functions.add(function)
 
     def queue(self, call: Call) -> None:
         """Hold a call until its function's body is stored and the credit allows it."""
@@ -83,7 +84,7 @@ class Sending:
     def introduce(self, function: Function) -> None:
         """Declare a function unless that was done."""
         if not function.is_declared:
-            function.is_declared = True
+            function.is_declared = function.was_declared = True
             self.outgoing.append(function.declaration())
 
     def unanswered(self) -> list[Call]:
@@ -120,6 +121,7 @@ class Sending:
         for function in self.functions:
             function.is_declared = False
         if known:
+            self.functions.say_again()
             self.outgoing += self._uploads.begin_again(now_ns)
         else:
             self._start_over()
@@ -131,9 +133,7 @@ class Sending:
         self._small.clear()
         self._large.clear()
         self._bodies_wanted.clear()
-        for function in self.functions:
-            function.is_stored = function.body_wanted = False
-            function.waiting.clear()
+        self.functions.start_over()
         self.inflight_calls = self._inflight_bytes = 0
         for call in calls:
             call.in_credit = call.is_uploaded = False
@@ -154,6 +154,8 @@ class Sending:
 
     def _upload_bodies(self, now_ns: int) -> None:
         for function in self._bodies_wanted:
+            if function.is_forgotten:
+                continue
             upload: Upload[Call | Function] = Upload(function.payload_id, function.body, function.sha256, function)
             self.outgoing += self._uploads.add(now_ns, upload)
         self._bodies_wanted.clear()

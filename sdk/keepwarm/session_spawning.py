@@ -106,8 +106,8 @@ class Spawning:
         """Every call that is not accepted yet, by id. Those that were not said are also in one of the next three."""
         self._small: deque[Spawn] = deque()
         self._large: deque[Spawn] = deque()
-        self._without_body: dict[int, list[Spawn]] = {}
-        """Calls whose function's body is on its way, by the function's number."""
+        self._without_body: dict[Function, list[Spawn]] = {}
+        """Calls whose function's body is on its way."""
         self._uploads: Transfers[Upload[Spawn]] = Transfers()
         self._said: dict[bytes, Spawn] = {}
         """Calls that were sent, the one said longest ago first."""
@@ -125,6 +125,7 @@ class Spawning:
     def spawn(self, spawn: Spawn) -> None:
         """Take a call. Its owner is told ``DetachedAccepted``, or what refuses it."""
         self._spawns[spawn.call_id] = spawn
+        self._sending.functions.begin(spawn.function)
         self.held_bytes += spawn.size
         if spawn.is_large:
             self._by_payload[spawn.payload_id] = spawn
@@ -159,9 +160,9 @@ class Spawning:
     def tick(self, now_ns: int, *, is_backed_up: bool) -> None:
         """Say what is new, and what a beat has left unanswered again unless earlier messages have not left yet."""
         self._outgoing += self._uploads.tick(now_ns)
-        arrived = [number for number in self._without_body if not self._sending.functions[number - 1].lacks_body]
-        for number in arrived:
-            for spawn in self._without_body.pop(number):
+        arrived = [function for function in self._without_body if not function.lacks_body]
+        for function in arrived:
+            for spawn in self._without_body.pop(function):
                 if spawn.state is CallState.HELD:
                     self._hold(spawn)
         if not is_backed_up:
@@ -193,7 +194,7 @@ class Spawning:
         spawn.state = CallState.HELD
         function = spawn.function
         if function.lacks_body:
-            self._without_body.setdefault(function.number, []).append(spawn)
+            self._without_body.setdefault(function, []).append(spawn)
             self._sending.want_body(function)
         else:
             (self._large if spawn.is_large else self._small).append(spawn)
@@ -228,14 +229,15 @@ class Spawning:
 
     def _repeat(self, now_ns: int) -> None:
         spawns = said_until(self._said.values(), now_ns - self.beat_ns)
-        for number in {spawn.function.number for spawn in spawns}:
-            self._sending.functions[number - 1].is_declared = False  # its declaration may be what was lost
+        for spawn in spawns:
+            spawn.function.is_declared = False  # its declaration may be what was lost
         for spawn in spawns:
             self._unsay(spawn)
             self._say(now_ns, spawn)
 
     def _drop(self, now_ns: int, spawn: Spawn) -> None:
         del self._spawns[spawn.call_id]
+        self._sending.functions.end(spawn.function)
         self.held_bytes -= spawn.size
         self._by_payload.pop(spawn.payload_id, None)
         self._unsay(spawn)
@@ -274,7 +276,7 @@ class Spawning:
 
     def on_payload_refused(self, now_ns: int, message: PayloadRefused, body_of: Function | None) -> None:
         """Arguments, or the body of a function, cannot be taken: calls are not accepted for that."""
-        refused = self._without_body.pop(body_of.number, []) if body_of is not None else []
+        refused = self._without_body.pop(body_of, []) if body_of is not None else []
         if self._uploads.get(message.payload_id) is not None:
             refused.append(self._by_payload[message.payload_id])
         for spawn in refused:

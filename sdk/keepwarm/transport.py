@@ -9,11 +9,13 @@ still needed.
 import sys
 from collections import deque
 from collections.abc import Sequence
+from threading import Thread
 from typing import Any, NamedTuple
 
 import zmq
 
 from keepwarm.errors import ClusterUnreachable
+from keepwarm.interruptions import waits
 from keepwarm.waking import Wakeup
 from keepwarm_wire import codec
 from keepwarm_wire.addresses import is_remote
@@ -81,8 +83,8 @@ class Transport:
         self._unsent: deque[bytes] = deque()
         try:
             self._open_socket()
-        except ClusterUnreachable:
-            self._context.term()
+        except BaseException:
+            _discard(self._context)
             raise
 
     def _open_socket(self) -> None:
@@ -146,8 +148,7 @@ class Transport:
     def receive(self, timeout_s: float | None) -> Arrivals:
         """Wait for frames, a change of the connection, or a wake-up; take at most 256 frames."""
         timeout_ms = -1 if timeout_s is None else max(0, int(timeout_s * 1000 + 0.999))
-        poll_set = self._both_set if self._unsent else self._read_set
-        ready: dict[Any, int] = dict(zmq.zmq_poll(poll_set, timeout_ms))
+        ready = _ready(self._both_set if self._unsent else self._read_set, timeout_ms)
         if self._wakeup.fileno() in ready:
             self._wakeup.clear()
         lost, made, refusal = self._connection_changes() if self._monitor in ready else (False, False, "")
@@ -195,13 +196,24 @@ class Transport:
 
     def close(self, linger_s: float) -> None:
         """Close for good; what is queued is sent for at most ``linger_s``."""
-        self._close_socket(int(linger_s * 1000))
-        self._context.term()
+        try:
+            self._socket.disable_monitor()
+            self._monitor.close(0)
+            self._socket.close(int(linger_s * 1000))
+            self._context.term()
+        except BaseException:  # of a signal handler, most likely
+            _discard(self._context)
+            raise
 
-    def _close_socket(self, linger_ms: int) -> None:
-        self._socket.disable_monitor()
-        self._monitor.close(0)
-        self._socket.close(linger_ms)
+
+def _discard(context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    """Close what was left half open. A thread of its own does, for it blocks where a socket is not known yet."""
+    Thread(target=context.destroy, kwargs={"linger": 0}, name="keepwarm-discard", daemon=True).start()
+
+
+@waits
+def _ready(poll_set: list[tuple[Any, int]], timeout_ms: int) -> dict[Any, int]:
+    return dict(zmq.zmq_poll(poll_set, timeout_ms))
 
 
 def gathered(messages: Sequence[Message]) -> list[bytes]:

@@ -17,6 +17,7 @@ from typing import Any
 import zmq
 
 from keepwarm.futures import Future
+from keepwarm.interruptions import waits
 
 __all__ = ["DeferredInterrupt", "Sleeper", "Wakeup"]
 
@@ -41,6 +42,7 @@ class Wakeup:
         with contextlib.suppress(OSError):  # full of wake-ups already, or closed
             self._writer.send(b"\0")
 
+    @waits
     def await_wake(self, timeout_s: float) -> None:
         """Wait for a wake-up, which stays for the next poll."""
         zmq.zmq_poll([(self._reader.fileno(), zmq.POLLIN)], int(timeout_s * 1000))
@@ -110,6 +112,11 @@ class DeferredInterrupt:
             _signal.signal(signal.SIGINT, self._previous)
             if error is None:
                 self.check()
+
+    def restore(self) -> None:
+        """See that SIGINT is handled as before, wherever an exception has cut the block off. May be said again."""
+        if self._previous is not None and getattr(_signal.getsignal(signal.SIGINT), "__self__", None) is self:
+            _signal.signal(signal.SIGINT, self._previous)
 
     def check(self) -> None:
         """Let a noted Ctrl-C take effect here: the program's own handler decides what that is."""

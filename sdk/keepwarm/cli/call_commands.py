@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keepwarm.detached import CallStatus, parse_id, status_of
-from keepwarm.errors import ClusterUnreachable, KeepwarmError, OptionError, RemoteTraceback
+from keepwarm.errors import ClusterUnreachable, KeepwarmError, OptionError, RemoteError, RemoteTraceback
 
 if TYPE_CHECKING:
     from keepwarm.detached_client import DetachedClient
@@ -142,8 +142,11 @@ def calls_result(
         future = client.future(call_id)
         try:
             value = future.result(timeout)
-        except KeepwarmError:
-            raise
+        except KeepwarmError as error:
+            if not isinstance(error, RemoteError):
+                raise
+            _print_failure(error)  # it stands for what the function raised
+            raise typer.Exit(1) from None
         except Exception as error:
             if future.done():
                 _print_failure(error)

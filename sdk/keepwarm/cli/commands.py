@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from keepwarm.cli import call_commands, key_commands, node_commands
-from keepwarm.errors import KeepwarmError
+from keepwarm.errors import KeepwarmError, OptionError
 
 __all__ = ["app", "main"]
 
@@ -54,8 +55,8 @@ def main() -> None:
     try:
         app()
     except KeepwarmError as error:
-        Console(stderr=True).print(f"[red]keepwarm:[/red] {error}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        Console(stderr=True).print(f"[red]keepwarm:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, OptionError) else 1)
     except BrokenPipeError:
         sys.exit(1)
 

@@ -14,8 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
-from keepwarm import Future, KeepwarmError, isolated
+from keepwarm import Future, KeepwarmError, OptionError, isolated
 
 KEEP_ALIVE_S = 10
 
@@ -75,7 +76,7 @@ def _describe(console: Console, label: str, future: Future[Any], elapsed_s: floa
     if report is None:
         console.print(f"{label}: no report", highlight=False)
         return
-    phases = ", ".join(f"{phase.name} {phase.duration_us / 1000:.1f} ms" for phase in report.phases)
+    phases = escape(", ".join(f"{phase.name} {phase.duration_us / 1000:.1f} ms" for phase in report.phases))
     console.print(
         f"{label:<24}{elapsed_s * 1000:8.1f} ms  {_SHOWN[report.temperature]}"
         f"  [dim](pid {report.process_id}; {phases})[/dim]",
@@ -96,6 +97,11 @@ def _call(console: Console, label: str, function: Any, *arguments: Any) -> Futur
 def _pid(future: Future[Any]) -> int:
     """The id of the process that served a call."""
     return 0 if future.report is None else future.report.process_id
+
+
+def _cold(future: Future[Any]) -> str:
+    """Why a call was cold, as the scheduler says it."""
+    return escape(str(future.explain().cold))
 
 
 def _lease_s(process_id: int) -> float | None:
@@ -156,15 +162,15 @@ def main() -> int:
             _count_down(console, second_pid)
             third = _call(console, "get_response(.../three)", get_response, f"{base}/three")
             console.print(
-                f"A new process (pid {_pid(third)}) in the environment that was still on disk: {third.explain().cold}. "
+                f"A new process (pid {_pid(third)}) in the environment that was still on disk: {_cold(third)}. "
                 f"`keepwarm explain {third.call_id}` tells all of it, `keepwarm status` shows the cluster; it stops "
                 f"itself when the last lease is over.",
                 highlight=False,
                 soft_wrap=True,
             )
     except KeepwarmError as error:
-        Console(stderr=True).print(f"[red]keepwarm demo:[/red] {error}", highlight=False, soft_wrap=True)
-        return 1
+        Console(stderr=True).print(f"[red]keepwarm demo:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 2 if isinstance(error, OptionError) else 1
     except KeyboardInterrupt:
         return 130
     return 0

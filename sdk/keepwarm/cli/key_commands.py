@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from keepwarm.errors import OptionError
 
@@ -144,8 +145,8 @@ def keys_list(
         state = f"{row['state']}, {row['uses_left']} left" if is_open else str(row["state"])
         unseen = "never" if row["unseen_s"] is None else _ago(row["unseen_s"])
         table.add_row(
-            *(str(row[name]) for name in ("name", "kind", "role", "namespace")),
-            state,
+            *(Text(str(row[name])) for name in ("name", "kind", "role", "namespace")),
+            Text(state),
             _ago(row["age_s"]),
             "" if row["kind"] == "token" else unseen,
             str(row["fingerprint"]),

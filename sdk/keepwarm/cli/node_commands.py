@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 
 from keepwarm.cli.key_commands import AddressOption, parse_duration_s
@@ -64,7 +65,7 @@ def drain(
         now = admin.order_node(node, "drain", max_wait_s=max_wait_s, stop=stop)
         console = Console(stderr=True)
         try:
-            with console.status(told(now)) as line:
+            with console.status(escape(told(now))) as line:
                 now = watch(admin, now, stop=stop, show=lambda one: _show(line, one))
         except KeyboardInterrupt:
             typer.echo(
@@ -138,7 +139,7 @@ def told(now: "NodeChanged") -> str:
 
 
 def _show(line: Status, now: "NodeChanged") -> None:
-    line.update(told(now))
+    line.update(escape(told(now)))
 
 
 def _admin(address: str | None) -> "AdminClient":

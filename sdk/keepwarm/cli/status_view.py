@@ -62,7 +62,7 @@ def _nodes(rows: list[dict[str, Any]]) -> RenderableType:
             f"{_size(free['memory'])} of {_size(capacity['memory'])}",
             *[f"{free.get('gpu', 0) / 1000:g} of {capacity.get('gpu', 0) / 1000:g}"] * has_gpus,
             str(row["instances"]),
-            " ".join(row["pythons"]),
+            Text(" ".join(row["pythons"])),
             *[Text(_labels(row))] * has_labels,
         )
     return table if rows else Text("No node has joined yet: start one with `keepwarm agent`.")
@@ -97,7 +97,10 @@ def _environments(rows: list[dict[str, Any]]) -> RenderableType:
             f"{node}: {place['temperature']}{_known_size(place['size_bytes'])}" for node, place in row["nodes"].items()
         )
         table.add_row(
-            row["environment_id"][:_ENVIRONMENT_ID_SHOWN], row["python"], Text(shown or "-"), Text(places or "cold")
+            row["environment_id"][:_ENVIRONMENT_ID_SHOWN],
+            Text(row["python"]),
+            Text(shown or "-"),
+            Text(places or "cold"),
         )
     return table if rows else Text("No environment yet.", style="dim")
 
@@ -106,7 +109,7 @@ def _instances(rows: list[dict[str, Any]]) -> RenderableType:
     table = _table("Instances", "instance", "node", "pid", "state", "environment", "lease", "calls", "serving")
     for row in rows:
         table.add_row(
-            row["instance"],
+            Text(row["instance"]),
             Text(row["node"]),
             str(row["pid"] or "-"),
             _state(row["state"]) if not row["phase"] else Text(f"{row['state']}: {row['phase']}", style="cyan"),
@@ -130,7 +133,8 @@ def _calls(rows: list[dict[str, Any]], unfinished: int) -> RenderableType:
     table = _table(f"Calls ({unfinished} unfinished)", "call", "function", "state", "node", "age")
     for row in rows[:50]:
         state = f"{row['state']}: {row['reason']}" if row["reason"] else row["state"]
-        table.add_row(row["call"], Text(row["function"]), state, Text(row["node"] or "-"), _duration(row["age_s"]))
+        texts = (row["call"], row["function"], state, row["node"] or "-", _duration(row["age_s"]))
+        table.add_row(*map(Text, texts))
     return table
 
 

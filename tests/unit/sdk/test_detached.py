@@ -9,8 +9,9 @@ import pytest
 import keepwarm
 from keepwarm import DetachedCall, OptionError, UnknownCall, attach, isolated
 from keepwarm.detached import parse_id, status_of
-from keepwarm.detached_client import refusal_of
-from keepwarm.errors import InternalError, KeyConflict, PayloadRefused, ResultExpired, SchedulerRefused
+from keepwarm.detached_client import SpawnFuture, refusal_of
+from keepwarm.errors import InternalError, KeyConflict, PayloadRefused, ResultExpired, SchedulerRefused, TooManyCalls
+from keepwarm.session_detached import Spawn
 from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.messages import DetachedEntry, DetachedRefused
 
@@ -76,6 +77,37 @@ def test_the_calls_of_a_batch_have_keys_of_their_own() -> None:
 def test_spawning_nothing_is_a_mistake() -> None:
     with pytest.raises(TypeError, match="at least one iterable"):
         double.spawn_map()
+
+
+class Crowded:
+    """A client of detached calls that has room for so many that are not accepted yet."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.pending = self.most = 0
+
+    def start(self, *_: object, **__: object) -> SpawnFuture:
+        if self.pending >= self.room:
+            raise TooManyCalls("no room")
+        self.pending += 1
+        self.most = max(self.most, self.pending)
+        future = SpawnFuture()
+        future.spawn = Spawn(self.most.to_bytes(16, "big"), None, b"", future)  # type: ignore[arg-type]
+        return future
+
+    def await_acceptance(self, future: SpawnFuture) -> None:
+        self.pending -= 1
+        future._finish(lambda: future.spawn.call_id)
+
+
+def test_a_batch_waits_where_its_arguments_have_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowded = Crowded(2)
+    monkeypatch.setattr("keepwarm.detached._client", lambda: crowded)
+    assert len(double.spawn_map(range(7))) == 7
+    assert crowded.most == 2
+    monkeypatch.setattr("keepwarm.detached._client", lambda: Crowded(0))
+    with pytest.raises(TooManyCalls):
+        double.spawn_map(range(7))
 
 
 @pytest.mark.parametrize(

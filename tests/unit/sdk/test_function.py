@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import os
 import pickle
 import pickletools
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +17,9 @@ import cloudpickle
 import pytest
 
 from keepwarm import isolated
-from keepwarm.errors import ArgumentNotSerializable, CallCancelled, FunctionNotSerializable, OptionError
+from keepwarm.errors import ArgumentNotSerializable, CallCancelled, FunctionNotSerializable, OptionError, TooManyCalls
 from keepwarm.function import IsolatedFunction
+from keepwarm.futures import Future
 from keepwarm.pickling import CODEC
 from support.loopback import LoopbackClient
 
@@ -199,6 +203,54 @@ def test_interrupted_map_cancels_all(client: LoopbackClient) -> None:
     with pytest.raises(KeyboardInterrupt):
         list(square.map([1, 2]))
     assert client.cancelled == client.submitted
+
+
+class Crowded(LoopbackClient):
+    """Has room for so many calls, and no more."""
+
+    room = 2
+
+    def submit(
+        self, function: IsolatedFunction[Any, Any], arguments: bytes, *, wait_follows: bool = False
+    ) -> Future[Any]:
+        """Refuse what is too much."""
+        if len(self.queue) >= self.room:
+            raise TooManyCalls("no room")
+        return super().submit(function, arguments, wait_follows=wait_follows)
+
+
+def test_map_waits_where_its_arguments_have_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first result makes room for the next call; with nothing under way it can but say so."""
+    crowded = Crowded()
+    monkeypatch.setattr("keepwarm.function.current_client", lambda: crowded)
+    assert list(square.map(range(7))) == [0, 1, 4, 9, 16, 25, 36]
+    assert crowded.most_under_way == 2
+    crowded.room = 0
+    with pytest.raises(TooManyCalls):
+        next(square.map(range(7)))
+
+
+def test_a_fork_while_another_thread_prepares_a_function() -> None:
+    """The child has locks of its own: nobody is there to release the other thread's."""
+    fresh, other = isolated(lambda: 1), square
+    locked, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with fresh._body._lock:
+            locked.set()
+            release.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    locked.wait(20)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the test run's own would go on with the tests here
+        signal.alarm(20)
+        os._exit(0 if fresh.prepared.payload and other.prepared.payload and fresh.local() == 1 else 3)
+    release.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_wrong_use_of_map(client: LoopbackClient) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import pickle
+import signal
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from keepwarm import futures
 from keepwarm.errors import CallCancelled
 from keepwarm.futures import Future
 
@@ -317,3 +320,27 @@ def test_memory() -> None:
     """A pending future takes a fifth of a stock one or less."""
     stock, slim = bytes_each(concurrent.futures.Future), bytes_each(Future)
     assert slim * 5 <= stock, f"{slim:.0f} bytes against {stock:.0f}"
+
+
+def test_a_fork_while_another_thread_is_at_a_future() -> None:
+    """The child's futures have a lock of their own: nobody is there to release the other thread's."""
+    locked, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with futures._LOCK:
+            locked.set()
+            release.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    locked.wait(20)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the test run's own would go on with the tests here
+        signal.alarm(20)
+        future: Future[int] = Future()
+        future.add_done_callback(lambda _: None)
+        os._exit(0 if future._finish(lambda: 1) and future.result() == 1 else 3)
+    release.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,15 +37,17 @@ def stand_ins(home: Path, path: Path) -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    made = tmp_path / "home"
-    monkeypatch.setenv("KEEPWARM_HOME", str(made))
-    monkeypatch.setattr(local, "commands", stand_ins)
-    yield made
-    for log in made.glob("logs/*.log"):
-        for line in log.read_text().splitlines():
-            if line.startswith("listening"):
-                end(int(line.split()[1]))
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Still to be made, and short: a socket's path holds about 100 bytes, which the tests' own directory may exceed."""
+    with tempfile.TemporaryDirectory(prefix="kw-", dir="/tmp") as directory:
+        made = Path(directory) / "home"
+        monkeypatch.setenv("KEEPWARM_HOME", str(made))
+        monkeypatch.setattr(local, "commands", stand_ins)
+        yield made
+        for log in made.glob("logs/*.log"):
+            for line in log.read_text().splitlines():
+                if line.startswith("listening"):
+                    end(int(line.split()[1]))
 
 
 def end(process_id: int) -> None:

@@ -24,6 +24,7 @@ from keepwarm.options import (
     duration_us,
 )
 from keepwarm.resources import parse_size
+from keepwarm_scheduler.core.texts import TEXT_BYTES_MAX, text_bytes
 from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.messages import RetryLimits, Submit
 from keepwarm_wire.spec import canonical_spec
@@ -310,3 +311,25 @@ def test_light_import() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"
+
+
+def test_what_no_scheduler_takes_is_refused_here() -> None:
+    """Variables, labels and custom resources have a limit together, as schedulers count them."""
+    entries = {str(number): "x" * 60_000 for number in range(17)}
+    fits = Options(env_vars=entries)
+    size = sum(32 + len(name) + len(text) for name, text in fits.env_vars.items())
+    assert size == text_bytes(_wire_options(fits).env_vars) <= TEXT_BYTES_MAX
+    rest = TEXT_BYTES_MAX - size - 32 - 1
+    just = Resources(labels={"z": "x" * rest})
+    Options(env_vars=entries, resources=just)
+    for more in (Resources(labels={"z": "x" * rest + "x"}), Resources(labels=just.labels, custom={"disk": 1})):
+        with pytest.raises(OptionError, match=rf"together they take up \d+ bytes, at most {TEXT_BYTES_MAX}"):
+            Options(env_vars=entries, resources=more)
+    with pytest.raises(OptionError, match="together"):
+        fits.changed(env_vars=entries | {"umlauts": "ü" * 32_000})
+
+
+def test_text_that_cannot_be_sent_is_refused_here() -> None:
+    """A lone surrogate, as in a file name that is not UTF-8."""
+    with pytest.raises(OptionError, match="cannot be written as UTF-8"):
+        Options(env_vars={"FILE": "\udcff"})

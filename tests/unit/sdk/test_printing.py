@@ -71,3 +71,13 @@ def test_a_stream_that_cannot_take_it_does_no_harm(monkeypatch: pytest.MonkeyPat
     raw = ascii_only.buffer
     assert isinstance(raw, io.BytesIO)
     assert raw.getvalue() == b"(f on n1) \\xfc\n"
+
+
+def test_whatever_a_stream_of_the_program_raises_goes_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Odd:
+        def write(self, text: str) -> int:
+            raise RuntimeError("closed, maybe")
+
+    for stream in (Odd(), object()):
+        monkeypatch.setattr(sys, "stdout", stream)
+        OutputPrinter().output("f", piece(b"text\n"))

@@ -146,3 +146,23 @@ def test_lines_make_way_for_output_and_come_back_with_the_next_phase() -> None:
     view.close()
     assert "starting a process for second" in stream.getvalue()[written:]
     assert "first" not in stream.getvalue()[written:]
+
+
+class Odd(Terminal):
+    """A stream of the program's own, with errors of its own."""
+
+    def write(self, text: str) -> int:
+        raise RuntimeError(text)
+
+    def isatty(self) -> bool:
+        raise RuntimeError("who knows")
+
+
+def test_whatever_a_stream_of_the_program_raises_goes_no_further() -> None:
+    assert isinstance(choose_view(Odd()), PlainProgress)
+    for view in (PlainProgress(Odd(), 0), LiveProgress(Odd())):
+        view.progress(0, "f", phase("build"))
+        view.make_way("f")
+        view.progress(1, "f", phase("start"))
+        view.served("f")
+        view.close()
