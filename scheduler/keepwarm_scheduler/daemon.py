@@ -110,15 +110,21 @@ class Daemon:
         self._payloads = PayloadStore(
             config.state / "payloads", config.payload_bytes_max, config.payloads_bytes_max, opened.payloads
         )
+        self._core = SchedulerCore(config.core, opened.epoch, opened.cluster_id, time.monotonic_ns())
         self._performer = Performer(
-            self._journal, opened.epoch, self._payloads, self._queue, self._wake, lambda: self._is_told_to_end
+            self._journal,
+            opened.epoch,
+            self._payloads,
+            self._queue,
+            self._wake,
+            lambda: self._is_told_to_end,
+            self._core.cluster.book.call_id_of,
         )
         self._perform = self._performer.perform
-        self._core = SchedulerCore(config.core, opened.epoch, opened.cluster_id, time.monotonic_ns())
         self._context = zmq.Context()
         self._doorkeeper: Doorkeeper | None = None
         if config.keys is not None:
-            self._doorkeeper = Doorkeeper(self._context, config.keys, opened, self._performer.save)
+            self._doorkeeper = Doorkeeper(self._context, config.keys, opened, self._performer, self._queue)
         self._sources = Sources()
         self._sources.epoll.register(self._wake_number, select.EPOLLIN)
         self._socket, self._direct = self._bind(config.binds)
@@ -322,9 +328,7 @@ class Daemon:
         elif doorkeeper is None:
             self._queue(peer, answer_without_keys(message))
         else:
-            reply, ended = doorkeeper.answer(peer, principal, message)
-            self._queue(peer, reply)
-            self._lose(ended)
+            self._lose(doorkeeper.answer(peer, principal, message))
         return False
 
     def _is_too_much(self, peer: bytes, principal: Principal, message: Message) -> bool:

@@ -225,8 +225,10 @@ def read_outcome(database: sqlite3.Connection, number: int) -> DetachedOutcome |
     if row is None:
         return None
     try:
-        (outcome,) = decode_frame(bytes(row[0]))
+        messages = decode_frame(bytes(row[0]))
     except ProtocolError as error:
         raise sqlite3.DatabaseError(f"the outcome of call {number} is not readable: {error}") from error
-    assert isinstance(outcome, DetachedOutcome)
+    outcome = messages[0] if len(messages) == 1 else None
+    if not isinstance(outcome, DetachedOutcome):
+        raise sqlite3.DatabaseError(f"the outcome of call {number} is something else")
     return outcome

@@ -28,7 +28,7 @@ from keepwarm_scheduler.core.effects import SaveCall, SaveFunction, SaveLock, Sa
 from keepwarm_scheduler.journal import Journal, Journaled, JournalError, JournalFullError
 from keepwarm_scheduler.journal_calls import Statement
 from keepwarm_scheduler.kept_payloads import sync_file
-from keepwarm_wire.messages import DetachedListed
+from keepwarm_wire.messages import DetachedListed, Reference
 
 __all__ = ["BYTES_MAX", "ENTRIES_MAX", "Batch", "Held", "JournalWriter", "with_room"]
 
@@ -270,10 +270,11 @@ class JournalWriter:
 
 def _size_of(record: Journaled) -> int:
     """Bytes of a record that may be large."""
+    if isinstance(record, SaveOutcome):
+        # A result beside the journal has no failure with it.
+        return 0 if isinstance(record.outcome.result, Reference) else record.result_bytes
     if isinstance(record, SaveCall):
         payload: object = record.arguments
-    elif isinstance(record, SaveOutcome):
-        payload = record.outcome.result
     elif isinstance(record, SaveFunction):
         payload = record.declaration.body
     else:

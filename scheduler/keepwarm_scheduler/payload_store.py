@@ -4,9 +4,14 @@ The store never looks into a payload. Bytes arrive at credited offsets, are hash
 only when the digest is right. The directory is emptied at start: clients and agents hold what they have sent until it
 is answered, and send it again. What detached calls refer to is kept beside it, over restarts, whatever becomes of the
 session that sent it. Files are 0600; their names are random ids.
+
+How often each payload is claimed is counted: one may be a function's body and a call's arguments, and goes with the
+last of them. So does a kept one that a session has claimed too, which may be the only copy: after a restart nobody
+hands over again what is here.
 """
 
 import hashlib
+import logging
 import shutil
 import time
 from collections import Counter
@@ -15,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keepwarm_scheduler.journal_calls import KeptPayload
-from keepwarm_scheduler.kept_payloads import CHECK_BYTES_PER_STEP, KeptPayloads
+from keepwarm_scheduler.kept_payloads import CHECK_BYTES_PER_STEP, KeptPayloads, remove_file
 from keepwarm_wire.fields import CHUNK_BYTES_MAX
 from keepwarm_wire.messages import (
     Failure,
@@ -25,6 +30,7 @@ from keepwarm_wire.messages import (
     PayloadOffer,
     PayloadRefused,
     PayloadStored,
+    Reference,
 )
 
 __all__ = ["PayloadStore"]
@@ -44,6 +50,8 @@ PAYLOADS_PER_OWNER_MAX = 50_000
 
 EVERYBODY = ""
 """The owner where there is only one: it may have everything."""
+
+log = logging.getLogger("keepwarm.scheduler")
 
 
 class _Incoming:
@@ -68,6 +76,7 @@ class _Stored(NamedTuple):
 
     path: Path
     size: int
+    sha256: bytes
     owner: str
 
 
@@ -90,16 +99,29 @@ class PayloadStore:
         self._payload_bytes_max = payload_bytes_max
         self._total_bytes_max = total_bytes_max
         self._kept = KeptPayloads(directory.with_name(f"{directory.name}-kept"), named)
-        self._total_bytes = self._kept.total_bytes
+        self._session_bytes = 0
         self._incoming: dict[bytes, _Incoming] = {}
         self._stored: dict[bytes, _Stored] = {}
         self._bytes_of: Counter[str] = Counter()
         self._count_of: Counter[str] = Counter()
         self._sending: dict[tuple[bytes, bytes], tuple[int, int]] = {}
         self._unclaimed_ns: dict[bytes, int] = {}
+        self._claims: dict[bytes, int] = {}
+        """How many calls and functions of sessions need each payload."""
+        self._released: dict[bytes, None] = {}
+        """Kept ones that no detached call needs any more, and a session still does."""
 
     def __contains__(self, payload_id: bytes) -> bool:
         return payload_id in self._stored or payload_id in self._kept
+
+    def is_as_said(self, reference: Reference) -> bool:
+        """Whether a payload that is here has the size and the digest that a message says it has."""
+        found = self._find(reference.payload_id)
+        return found is not None and found[1:] == (reference.size, reference.sha256)
+
+    @property
+    def _total_bytes(self) -> int:
+        return self._session_bytes + self._kept.total_bytes
 
     @property
     def is_sending(self) -> bool:
@@ -145,7 +167,7 @@ class PayloadStore:
 
     def _count(self, owner: str, size: int, change: int = 1) -> None:
         """A payload of so many bytes has come, or with -1 gone."""
-        self._total_bytes += change * size
+        self._session_bytes += change * size
         self._bytes_of[owner] += change * size
         self._count_of[owner] += change
         if not self._count_of[owner]:
@@ -174,30 +196,56 @@ class PayloadStore:
         if incoming.digest.digest() != offer.sha256:
             return self._fail(incoming, "its digest is not the one that was offered")
         del self._incoming[offer.payload_id]
-        self._stored[offer.payload_id] = _Stored(incoming.path, offer.size, incoming.owner)
+        self._stored[offer.payload_id] = _Stored(incoming.path, offer.size, offer.sha256, incoming.owner)
+        if offer.payload_id in self._claims:  # it was lost, and handed over again to who needs it
+            self._unclaimed_ns.pop(offer.payload_id, None)
         return PayloadStored(offer.payload_id)
 
     def claim(self, payload_id: bytes) -> None:
-        """A call or function refers to the payload: from now on it stays until it is dropped."""
+        """One more call or function refers to the payload: from now on it stays until it is dropped as often."""
+        self._claims[payload_id] = self._claims.get(payload_id, 0) + 1
         self._unclaimed_ns.pop(payload_id, None)
+
+    def drop(self, payload_id: bytes) -> None:
+        """One less needs the payload, or nobody who has claimed it."""
+        claims = self._claims.pop(payload_id, 0)
+        if claims > 1:
+            self._claims[payload_id] = claims - 1
+            return
+        self._remove(payload_id)
+        if payload_id in self._released:
+            del self._released[payload_id]
+            self._kept.release(payload_id)
 
     def keep(self, payload_id: bytes, size: int, sha256: bytes) -> tuple[Path, ...]:
         """Have a stored payload survive the process, until ``release``.
+
+        One that is not here (any more) is lost, which whoever asks for it is told: what refers to it ends like that.
 
         Returns what is to be synced (``kept_payloads.sync_file``) before anything that refers to it is written.
 
         Raises:
             OSError: the disk refuses.
         """
+        self._released.pop(payload_id, None)
         if payload_id in self._kept:
             return ()
-        files = self._kept.keep(payload_id, size, sha256, self._stored[payload_id].path)
-        self._total_bytes += size
-        return files
+        stored = self._stored.get(payload_id)
+        if stored is not None:
+            try:
+                return self._kept.keep(payload_id, size, sha256, stored.path)
+            except FileNotFoundError:
+                if stored.path.exists():  # then it is where it is to go that is missing
+                    raise
+        log.error("payload %s, which a detached call refers to, is not here", payload_id.hex())
+        return ()
 
     def release(self, payload_id: bytes) -> None:
         """Nothing in the journal refers to the payload any more."""
-        self._total_bytes -= self._kept.release(payload_id)
+        if payload_id in self._claims and payload_id not in self._stored and payload_id in self._kept:
+            self._released[payload_id] = None
+        else:
+            self._kept.release(payload_id)
 
     def expire(self, now_ns: int) -> None:
         """Drop what nobody has claimed for too long. Cheap: the one unclaimed longest is looked at first."""
@@ -205,14 +253,14 @@ class PayloadStore:
             payload_id, touched_ns = next(iter(self._unclaimed_ns.items()))
             if now_ns - touched_ns < UNCLAIMED_NS:
                 return
-            self.drop(payload_id)
+            self._remove(payload_id)
 
     def _credit(self, incoming: _Incoming) -> PayloadCredit:
         incoming.credited = min(incoming.offer.size, incoming.received + WINDOW_BYTES)
         return PayloadCredit(incoming.offer.payload_id, incoming.received, incoming.credited)
 
     def _fail(self, incoming: _Incoming, reason: str) -> PayloadRefused:
-        incoming.path.unlink(missing_ok=True)
+        remove_file(incoming.path)
         self._count(incoming.owner, incoming.offer.size, -1)
         del self._incoming[incoming.offer.payload_id]
         self._unclaimed_ns.pop(incoming.offer.payload_id, None)
@@ -229,10 +277,10 @@ class PayloadStore:
         stored = self._find(credit.payload_id)
         if stored is None:
             return self._refuse(credit.payload_id, "it is not here (any more)")
-        limit = min(credit.limit, stored[1])
-        position = self._sending.get((peer, credit.payload_id), (credit.received, 0))[0]
-        if credit.received < limit:
-            self._sending[(peer, credit.payload_id)] = (max(position, credit.received), limit)
+        limit, key = min(credit.limit, stored[1]), (peer, credit.payload_id)
+        position = max(credit.received, self._sending.get(key, (0, 0))[0])
+        if position < limit:  # else what is under way is more than that
+            self._sending[key] = (position, limit)
         return None
 
     def send_some(self) -> list[tuple[bytes, PayloadChunk]]:
@@ -244,36 +292,47 @@ class PayloadStore:
                 break
             peer, payload_id = key
             position, limit = self._sending.pop(key)
-            if payload_id not in self._stored and not self._kept.check(payload_id):
+            if payload_id not in self._stored and not (is_right := self._kept.check(payload_id)):
                 budget -= CHECK_BYTES_PER_STEP
-                if payload_id in self._kept:
+                if is_right is None:
                     self._sending[key] = (position, limit)  # not read through yet
                 continue
-            stored = self._find(payload_id)
-            if stored is None:
-                continue
-            try:
-                with stored[0].open("rb", buffering=0) as file:
-                    file.seek(position)
-                    data = file.read(min(CHUNK_BYTES_MAX, limit - position))
-            except OSError:
-                continue  # who wants it asks again
+            data = self._read(payload_id, position, min(CHUNK_BYTES_MAX, limit - position))
+            if not data:
+                continue  # who wants it asks again, and is refused if it is not here any more
             chunks.append((peer, PayloadChunk(payload_id, position, data)))
             budget -= len(data)
-            if position + len(data) < limit and data:
+            if position + len(data) < limit:
                 self._sending[key] = (position + len(data), limit)
         return chunks
 
-    def _find(self, payload_id: bytes) -> tuple[Path, int] | None:
-        stored = self._stored.get(payload_id)
-        return self._kept.find(payload_id) if stored is None else (stored.path, stored.size)
+    def _read(self, payload_id: bytes, position: int, size: int) -> bytes:
+        """A piece of a payload; empty if it cannot be read."""
+        found = self._find(payload_id)
+        if found is None:
+            return b""
+        reason: OSError | str = "its file is cut short"
+        try:
+            with found[0].open("rb", buffering=0) as file:
+                file.seek(position)
+                data = file.read(size)
+        except OSError as error:
+            data, reason = b"", error
+        if not data and payload_id not in self._stored:
+            self._kept.lose(payload_id, reason)
+        return data
 
-    def drop(self, payload_id: bytes) -> None:
-        """No session needs the payload any more."""
+    def _find(self, payload_id: bytes) -> tuple[Path, int, bytes] | None:
+        """Where a payload lies, its size and its digest."""
+        stored = self._stored.get(payload_id)
+        return self._kept.find(payload_id) if stored is None else stored[:3]
+
+    def _remove(self, payload_id: bytes) -> None:
+        """What sessions have handed over of it, whole or not."""
         self._unclaimed_ns.pop(payload_id, None)
         stored = self._stored.pop(payload_id, None)
         if stored is not None:
-            stored.path.unlink(missing_ok=True)
+            remove_file(stored.path)
             self._count(stored.owner, stored.size, -1)
         incoming = self._incoming.get(payload_id)
         if incoming is not None:

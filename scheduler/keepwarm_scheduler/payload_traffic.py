@@ -1,10 +1,12 @@
 """Messages that bring payload bytes or refer to them: answered from the store, so that the core never sees bytes.
 
 A message that refers to bytes that are not here is not for the core yet: its sender is asked for them, and repeats it.
+One that says of bytes that they are others than they are is refused: the core counts what it is told.
 """
 
 from collections.abc import Callable
 
+from keepwarm_scheduler.core.detached import missing_body
 from keepwarm_scheduler.core.events import LOCAL, Principal
 from keepwarm_scheduler.core.machine import SchedulerCore
 from keepwarm_scheduler.intake import Taken
@@ -18,6 +20,7 @@ from keepwarm_wire.messages import (
     PayloadOffer,
     PayloadRefused,
     Reference,
+    Refused,
     Submit,
     SubmitDetached,
 )
@@ -64,11 +67,9 @@ class PayloadTraffic:
         elif kind is PayloadRefused:
             self._warn(f"peer {peer.hex()} refused a payload: {message.failure.message!a}")
         else:
-            reference = self._missing(principal, message)
-            if reference is None:
+            answer = self._not_yet(peer, principal, message)
+            if answer is None:
                 return False
-            # No refusal: that would end an upload of these bytes which has begun since its sender said this.
-            answer = PayloadCredit(reference.payload_id, 0, 0)
             self._blame(peer, _BLAME)
         if answer is not None:
             self._send(peer, answer)
@@ -76,17 +77,28 @@ class PayloadTraffic:
                 self._blame(peer, _BLAME)
         return True
 
-    def _missing(self, principal: Principal, message: Message) -> Reference | None:
-        """The bytes that a message refers to, if they are not here and the core would want them."""
+    def _not_yet(self, peer: bytes, principal: Principal, message: Message) -> Message | None:
+        """What is said to a message that the core is not to see, for the bytes that it refers to."""
         field = _CARRIES_PAYLOAD.get(type(message))
         payload = b"" if field is None else getattr(message, field)
-        if type(payload) is not Reference or payload.payload_id in self._payloads:
-            return None
-        if type(message) is AttemptDone and not self._core.wants_result(message):
-            return None  # settled long ago, and its bytes dropped: the agent has only to be told
-        if type(message) is SubmitDetached and not self._core.wants_arguments(principal, message):
-            return None  # accepted long ago: the client has only to be told
-        return payload
+        missing: Reference | None = None
+        if type(payload) is Reference:
+            if payload.payload_id not in self._payloads:
+                missing = payload if self._is_wanted(principal, message) else None
+            elif not self._payloads.is_as_said(payload):
+                return Refused("protocol", f"{type(message).__name__} refers to a payload of another size or digest.")
+        if missing is None and type(message) is SubmitDetached and self._core.wants_arguments(principal, message):
+            missing = missing_body(self._core.cluster, peer, message, self._payloads.__contains__)
+        # No refusal: that would end an upload of these bytes which has begun since its sender said this.
+        return None if missing is None else PayloadCredit(missing.payload_id, 0, 0)
+
+    def _is_wanted(self, principal: Principal, message: Message) -> bool:
+        """Whether the core would want the bytes."""
+        if type(message) is AttemptDone:
+            return self._core.wants_result(message)  # not if settled long ago: the agent has only to be told
+        if type(message) is SubmitDetached:
+            return self._core.wants_arguments(principal, message)  # nor if accepted long ago: the same of the client
+        return True
 
 
 def _owner(principal: Principal) -> str:

@@ -334,7 +334,7 @@ def test_the_command_line_lists_shows_and_fetches(home: Path) -> None:
     assert (gone.code, gone.out) == (1, "")
     assert "has expired" in gone.err
     assert calls(home, "show", "12").code == 1
-    assert calls(home, "list", "--state", "happy").code == 1
+    assert calls(home, "list", "--state", "happy").code == 2
 
 
 def test_the_command_line_cancels_and_finds_calls_of_a_cluster_that_was_killed(

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,41 @@ def test_large_arguments_and_results_survive_kill_9(scheduler: LocalScheduler, c
     other.say(wire.ForgetDetached((b"%016d" % 1,)))
     other.hear(wire.DetachedForgotten)
     assert not list(kept.iterdir())
+
+
+def test_what_the_disk_has_lost_is_refused_and_everything_else_goes_on(scheduler: LocalScheduler, context: Any) -> None:
+    """An outcome that is damaged and a file that is gone: neither ends the scheduler, now or at its next start."""
+    client, agent = RawPeer(context, scheduler.address), RunningAgent(context, scheduler.address)
+    client.hello()
+    client.say(declaration(), submit(1), wire.AttachDetached((b"%016d" % 1,)))
+    client.hear(wire.DetachedOutcome, among=(agent,))
+    agent.is_holding = True
+    reference = upload(client, bytes(range(256)) * 2048)
+    client.say(submit(2, arguments=reference))
+    client.hear(wire.DetachedAccepted)
+    scheduler.kill()
+    with sqlite3.connect(scheduler.state / "state.sqlite3") as journal:
+        journal.execute("UPDATE outcomes SET outcome = x'c1'")
+    journal.close()
+    scheduler.start()
+    other = RawPeer(context, scheduler.address)
+    other.hello(b"o" * 16)
+    (scheduler.state / "payloads-kept" / reference.payload_id.hex()).unlink()
+    other.say(wire.AttachDetached((b"%016d" % 1,)))
+    refused = other.hear(wire.DetachedRefused)
+    assert (refused.call_id, refused.code) == (b"%016d" % 1, "unknown")
+    assert "lost" in refused.reason
+
+    def is_refused() -> bool:
+        other.say(wire.PayloadCredit(reference.payload_id, 0, 1))
+        other.take(100)
+        return wire.PayloadRefused in [type(message) for message in other.heard]
+
+    until(is_refused, limit_s=10)
+    agent.is_holding = False
+    other.say(declaration(), submit(3), wire.AttachDetached((b"%016d" % 3,)))
+    assert other.hear(wire.DetachedOutcome, among=(agent,)).status == Status.SUCCEEDED
+    assert scheduler.process.poll() is None
 
 
 def worked(agent: RunningAgent) -> bool:

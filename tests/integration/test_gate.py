@@ -12,6 +12,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from keepwarm_scheduler.intake import PARTS_MAX
+from keepwarm_scheduler.security.handshakes import PATIENCE_NS, SILENT_MAX
 from keepwarm_scheduler.security.hanging_up import Source, hang_up, source_of
 from keepwarm_scheduler.security.records import TokenRecord
 from keepwarm_scheduler.security.registry import Registry
@@ -267,6 +268,22 @@ def test_a_key_that_rests_waits_and_the_others_do_not(house: House) -> None:
     assert house.outcome_of(waiting) == GOT_IN
     assert house.gate is not None
     assert house.gate.next_ns is None
+
+
+def test_a_key_that_connects_again_and_again_and_says_nothing_has_to_wait(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice, bob = house.enrolled("alice"), house.enrolled("bob")
+    for _ in range(SILENT_MAX):
+        assert house.outcome_of(Peer(house.stack).connect(house.address, house.server.public, alice)) == GOT_IN
+    house.now_ns = PATIENCE_NS
+    waiting = Peer(house.stack).connect(house.address, house.server.public, alice)
+    house.until(lambda: house.gate is not None and house.gate.next_ns == PATIENCE_NS + REST_FIRST_NS)
+    assert house.knock(bob) == GOT_IN
+    assert waiting.events() == []
+    assert "alice connects again and again and says nothing" in caplog.text
+    house.now_ns = PATIENCE_NS + REST_FIRST_NS
+    assert house.outcome_of(waiting) == GOT_IN
 
 
 def test_a_key_that_is_revoked_while_it_rests_is_turned_away(house: House) -> None:

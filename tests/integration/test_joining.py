@@ -76,7 +76,7 @@ def test_an_agent_needs_an_agents_token_and_a_user_a_users(cluster: SecuredClust
     assert agent.until_ended() == 4
     assert "This token is for a client" in agent.text()
     ended = run_command(cluster.new_home(), "login", cluster.token("agent"), "--at", cluster.at)
-    assert ended.code == 1
+    assert ended.code == 2
     assert "keepwarm agent --join" in ended.err
 
 

@@ -10,6 +10,7 @@ from mutants.detached_calls import DETACHED
 from mutants.many_nodes import NODES
 from mutants.mutant import Edit, Mutant
 from mutants.mutant import one as _one
+from mutants.saving import SAVING
 
 __all__ = ["MUTANTS", "Edit", "Mutant"]
 
@@ -310,26 +311,6 @@ _MESSAGES = {
 }  # fmt: skip
 
 _CALLS_AND_BOOKS = {
-    "no node saves for a big call": _one(
-        _DISPATCHING, "            if is_short and saving", "            if False and saving",
-        _UNIT + "saving.py::test_a_big_call_gets",
-    ),
-    "a node saves for ever": _one(
-        _SCHEDULER + "saving", "        if cluster.now_ns - node.saved_since_ns < SAVED_MAX_NS:", "        if True:",
-        _UNIT + "saving.py::test_no_node",
-    ),
-    "all nodes save for one pool": _one(
-        _SCHEDULER + "saving", "(other is None or other is node or other.saved_for is not pool)", "True",
-        _UNIT + "saving.py::test_one_node",
-    ),
-    "room that is saved for goes to others": _one(
-        _SCHEDULER + "places", "        return False  # what comes free", "        pass  # what comes free",
-        _UNIT + "saving.py::test_room_that",
-    ),
-    "a queue timeout ends with the first dispatch": _one(
-        _CALLS, "    if call.queue_end_ns and not has_run:", "    if False:",
-        _UNIT + "calls.py::test_the_queue_timeout_goes_on",
-    ),
     "the queue timeout is ignored": _one(
         _CALLS,
         'if call.state is CallState.DONE or (which == "queue" and',
@@ -358,7 +339,8 @@ _CALLS_AND_BOOKS = {
         _INVARIANTS + "18",
     ),
     "a parked instance stays parked": _one(
-        _DISPATCHING, "    if node.is_closed or not (node.parked or node.saved_for):\n", "    if node.name:\n", _UNIT + "dispatching.py"
+        _DISPATCHING, "    if node.is_closed or not (node.parked or node.saved_for):\n", "    if node.name:\n",
+        _UNIT + "dispatching.py",
     ),
 }  # fmt: skip
 
@@ -511,4 +493,5 @@ MUTANTS: dict[str, Mutant] = {
     **DETACHED,
     **NODES,
     **PAYLOADS,
+    **SAVING,
 }

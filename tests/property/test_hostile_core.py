@@ -117,10 +117,12 @@ def test_many_liars_break_nothing_and_harm_nobody() -> None:
 
 def test_the_liars_are_heard() -> None:
     """Or the other tests would prove nothing: the agent has been given calls and has ended some with made-up words."""
-    siege = Siege(2)
-    for _ in range(8 * STEPS):
-        siege.step()
-    outcomes = [message for message in siege.driver.log if isinstance(message, wire.Outcome | wire.DetachedOutcome)]
+    outcomes = []
+    for seed in range(2, 6):
+        siege = Siege(seed)
+        for _ in range(4 * STEPS):
+            siege.step()
+        outcomes += [each for each in siege.driver.log if isinstance(each, wire.Outcome | wire.DetachedOutcome)]
     nodes = {outcome.report.node for outcome in outcomes if outcome.report is not None}
     assert nodes == {"innocent", "liar"}
     assert {outcome.status for outcome in outcomes} > {wire.Status.SUCCEEDED, wire.Status.CANCELLED}

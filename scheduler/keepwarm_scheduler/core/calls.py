@@ -202,7 +202,7 @@ def _resume(cluster: Cluster, call: Call, attempt: Attempt) -> None:
 def _end_call(cluster: Cluster, node: Node, call: Call, attempt: Attempt, message: AttemptDone) -> None:
     if message.status == Status.FAILED and _is_retried(cluster, call, message.failure):
         cluster.settle(node, message.attempt)
-        cluster.drop(message.result)
+        cluster.discard(message.result)
         return
     status, failure = message.status, message.failure
     if call.crashes >= cluster.config.crashes_max and failure is not None and failure.kind in _CRASH_KINDS:
@@ -252,7 +252,7 @@ def _stale_outcome(cluster: Cluster, node: Node, message: AttemptDone) -> None:
     elif message.attempt in cluster.given_up:
         cluster.astonished(node)
         cluster.settle(node, message.attempt)  # again: the first word of that was lost
-        cluster.drop(message.result)
+        cluster.discard(message.result)
     elif epoch_of(message.attempt) < cluster.epoch and (session is None or message.call_number not in session.seen):
         _hold(cluster, node, key, message)
     elif call is not None and call.key in cluster.recovering:
@@ -260,7 +260,7 @@ def _stale_outcome(cluster: Cluster, node: Node, message: AttemptDone) -> None:
     else:
         cluster.astonished(node)
         cluster.settle(node, message.attempt)
-        cluster.drop(message.result)
+        cluster.discard(message.result)
 
 
 def _hold(cluster: Cluster, node: Node, key: tuple[bytes, int], message: AttemptDone) -> None:
@@ -281,7 +281,7 @@ def take_held(cluster: Cluster, call: Call, node: Node, message: AttemptDone) ->
     if message.status == Status.FAILED and _is_retried(cluster, call, message.failure):
         cluster.recovering.pop(call.key, None)
         cluster.settle(node, message.attempt)
-        cluster.drop(message.result)
+        cluster.discard(message.result)
         return
     record(cluster, call, message.status, message.result, message.failure, None, (node, message.attempt))
 
@@ -298,7 +298,7 @@ def _give_up(cluster: Cluster, node: Node, message: AttemptDone) -> None:
     if len(cluster.given_up) > _GIVEN_UP_MAX:
         cluster.given_up.popitem(last=False)
     cluster.settle(node, message.attempt)
-    cluster.drop(message.result)
+    cluster.discard(message.result)
 
 
 def _end_attempt(cluster: Cluster, attempt: Attempt) -> None:

@@ -148,10 +148,16 @@ class Cluster:
         if isinstance(payload, Reference):
             self.effects.append(DropPayload(payload.payload_id))
 
+    def discard(self, payload: Payload) -> None:
+        """Bytes that were handed over for nothing: they go, unless something else has claimed them."""
+        self.claim(payload)
+        self.drop(payload)
+
     def take_held(self, key: tuple[bytes, int]) -> tuple[Node, AttemptDone] | None:
-        """The outcome that is held for a call, if one is; it is held no more."""
+        """The outcome that is held for a call, if one is; it is held no more, and whoever takes it claims its bytes."""
         held = self.held.pop(key, None)
         if held is not None:
+            self.drop(held[1].result)
             name = held[0].name
             self.held_of[name] -= 1
             if not self.held_of[name]:

@@ -6,6 +6,7 @@ after the sync of its turn, and so does its first dispatch.
 """
 
 import hashlib
+from collections.abc import Callable
 
 from keepwarm_scheduler.core.calls import submit
 from keepwarm_scheduler.core.cluster import Cluster
@@ -20,14 +21,24 @@ from keepwarm_scheduler.core.detached_records import (
     size_of,
 )
 from keepwarm_scheduler.core.effects import SaveCall, SaveFunction, SaveKey
-from keepwarm_scheduler.core.events import Principal
+from keepwarm_scheduler.core.events import LOCAL, Principal
 from keepwarm_scheduler.core.sessions import end, set_timeouts
 from keepwarm_scheduler.core.state import Call, Function, Session
 from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.identifiers import epoch_of, number_of, token
-from keepwarm_wire.messages import DeclareFunction, DetachedAccepted, DetachedRefused, Message, SubmitDetached
+from keepwarm_wire.messages import (
+    DeclareFunction,
+    DetachedAccepted,
+    DetachedRefused,
+    Message,
+    Reference,
+    SubmitDetached,
+)
 
-__all__ = ["declaration_digest", "keeper_of", "submit_call", "wants"]
+__all__ = ["declaration_digest", "keeper_of", "missing_body", "submit_call", "wants"]
+
+SHARE = 2
+"""Where there are keys, one namespace may take up half of the room."""
 
 
 def wants(cluster: Cluster, namespace: str, message: SubmitDetached) -> bool:
@@ -37,6 +48,29 @@ def wants(cluster: Cluster, namespace: str, message: SubmitDetached) -> bool:
     return not is_known and (not message.key or (namespace, message.key) not in book.keys)
 
 
+def missing_body(
+    cluster: Cluster, peer: bytes, message: SubmitDetached, is_here: Callable[[bytes], bool]
+) -> Reference | None:
+    """The body of a submit's function, if it has to be kept with the call and is not here.
+
+    Where the bytes are that an earlier call has had kept, those of this one's declaration are not needed. If the disk
+    has lost them, it is these that are kept from now on.
+    """
+    session = cluster.peers.get(peer)
+    function = session.functions.get(message.function_number) if isinstance(session, Session) else None
+    if function is None or not isinstance(function.declaration.body, Reference):
+        return None
+    namespace = function.environment.namespace
+    kept = _find_kept(cluster, namespace, function)
+    if kept is not None:
+        body = kept.function.declaration.body
+        if not isinstance(body, Reference) or is_here(body.payload_id):
+            return None
+        del cluster.book.keepers[namespace].functions[kept.digest]
+    body = function.declaration.body
+    return None if is_here(body.payload_id) else body
+
+
 def submit_call(cluster: Cluster, session: Session, message: SubmitDetached) -> None:
     """Accept a call, or say that it is known already, or why it is not accepted."""
     if _answer_known(cluster, session, message):
@@ -44,7 +78,7 @@ def submit_call(cluster: Cluster, session: Session, message: SubmitDetached) -> 
     function = session.functions.get(message.function_number)
     if function is None:
         return  # its declaration is lost or on its way: the client sends both again
-    refusal = _no_room(cluster, size_of(message.arguments))
+    refusal = _no_room(cluster, session.principal, size_of(message.arguments))
     if message.key and _answer_key(cluster, session, function.declaration, message):
         return
     if refusal is not None:
@@ -94,7 +128,7 @@ def _answer_known(cluster: Cluster, session: Session, message: SubmitDetached) -
     return True
 
 
-def _no_room(cluster: Cluster, size: int) -> tuple[str, str] | None:
+def _no_room(cluster: Cluster, principal: Principal, size: int) -> tuple[str, str] | None:
     book, config = cluster.book, cluster.config
     if len(book.records) >= config.detached_calls_max:
         return "too_many", f"{len(book.records)} detached calls are kept, finished ones included: no more are accepted."
@@ -102,6 +136,22 @@ def _no_room(cluster: Cluster, size: int) -> tuple[str, str] | None:
         reason = (
             f"Arguments and results of detached calls take up {book.stored_bytes} of {config.detached_bytes_max} "
             "bytes: no more are accepted until results expire or are forgotten."
+        )
+        return "results_full", reason
+    keeper = None if principal == LOCAL else book.keepers.get(principal.namespace)
+    if keeper is None:
+        return None
+    calls_max, bytes_max = config.detached_calls_max // SHARE, config.detached_bytes_max // SHARE
+    if len(keeper.listing) >= calls_max:
+        reason = (
+            f"{len(keeper.listing)} detached calls of namespace {keeper.namespace} are kept, finished ones included. "
+            f"Its share is {calls_max}: no more are accepted until results expire or are forgotten."
+        )
+        return "too_many", reason
+    if keeper.stored_bytes + size > bytes_max:
+        reason = (
+            f"Arguments and results of detached calls of namespace {keeper.namespace} take up {keeper.stored_bytes} "
+            f"bytes. Its share is {bytes_max}: no more are accepted until results expire or are forgotten."
         )
         return "results_full", reason
     return None
@@ -133,13 +183,15 @@ def _accept(cluster: Cluster, session: Session, declared: Function, message: Sub
     )
     cluster.book.add(record)
     cluster.book.unfinished += 1
-    cluster.book.stored_bytes += record.arguments_bytes
+    cluster.book.count_bytes(keeper, record.arguments_bytes)
     keeper.session.calls[number] = call
     keeper.session.seen.fill(number)
     options = function.options
     set_timeouts(cluster, call, options.queue_timeout_us, options.overall_timeout_us)
     keep(cluster, message.arguments)
-    cluster.drop(message.arguments)  # what the session uploaded is kept apart from now on
+    # What the session uploaded is kept apart from now on; another call of its own may need it, too.
+    cluster.claim(message.arguments)
+    cluster.drop(message.arguments)
     cluster.effects.append(
         SaveCall(
             number,
@@ -186,20 +238,24 @@ def declaration_digest(declaration: DeclareFunction) -> bytes:
     return hashlib.sha256(repr(declaration._replace(function_number=0, body=b"")).encode()).digest()
 
 
+def _find_kept(cluster: Cluster, namespace: str, declared: Function) -> KeptFunction | None:
+    """The keeper's own record of a function, if there is one whose bytes are not known to be lost."""
+    keeper, known = cluster.book.keepers.get(namespace), cluster.book.functions.get(declared.kept_as)
+    if keeper is None:
+        return None
+    return keeper.functions.get(declaration_digest(declared.declaration) if known is None else known.digest)
+
+
 def _kept_function(cluster: Cluster, keeper: Keeper, declared: Function) -> KeptFunction:
     """The keeper's own record of a function that a session has declared, on disk from this turn on."""
     book, declaration = cluster.book, declared.declaration
-    kept = book.functions.get(declared.kept_as)
-    if kept is not None:
-        return kept
-    digest = declaration_digest(declaration)
-    kept = keeper.functions.get(digest)
+    kept = _find_kept(cluster, keeper.namespace, declared)
     if kept is None:
         book.last_function += 1
         declaration = declaration._replace(function_number=book.last_function)
         function = Function(declaration, declared.environment)
-        kept = KeptFunction(book.last_function, function, digest)
-        keeper.functions[digest] = book.functions[kept.function_id] = kept
+        kept = KeptFunction(book.last_function, function, declaration_digest(declaration))
+        keeper.functions[kept.digest] = book.functions[kept.function_id] = kept
         keeper.session.functions[kept.function_id] = function
         keep(cluster, declaration.body)
         cluster.effects.append(SaveFunction(kept.function_id, keeper.namespace, declaration))

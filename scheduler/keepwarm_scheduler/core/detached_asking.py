@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from keepwarm_scheduler.core.calls import cancel
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.detached_ends import bury, watched_by
-from keepwarm_scheduler.core.detached_records import Record
+from keepwarm_scheduler.core.detached_records import UNFINISHED, Keeper, Record
 from keepwarm_scheduler.core.effects import SaveCancel, Send, SendOutcome
 from keepwarm_scheduler.core.events import Principal
 from keepwarm_scheduler.core.state import Session
@@ -39,6 +39,15 @@ __all__ = ["ABOUT_CALLS", "Asker", "attach"]
 
 _PAGE_DEFAULT = 100
 _TEXT_MAX = 512
+
+_STANDS: dict[str, tuple[int, ...]] = {
+    "unfinished": (UNFINISHED,),
+    "done": tuple(range(len(Status.NAMES))),
+    **{name: (status,) for status, name in enumerate(Status.NAMES)},
+}
+"""What may be asked for, and how records stand then."""
+
+_AT_NODES = frozenset({CallState.DISPATCHED.value, CallState.RUNNING.value})
 
 
 class Asker(NamedTuple):
@@ -133,12 +142,36 @@ def _list(cluster: Cluster, asker: Asker, message: ListDetached) -> None:
 
 
 def _matching(cluster: Cluster, asker: Asker, message: ListDetached) -> Iterator[Record]:
-    wanted, namespace = message.state, message.namespace
-    for record in cluster.book.newest_first(int.from_bytes(message.after[:8], "big")):
-        if not asker.sees(record.namespace) or (namespace and record.namespace != namespace):
-            continue
-        if not wanted or wanted == ("done" if record.call is None else "unfinished") or wanted == _state(record):
+    """What is asked for, the newest first. Whoever else has calls, however many, they are not looked at."""
+    book, namespace, wanted = cluster.book, message.namespace, message.state
+    if not namespace and asker.principal.role != ROLE_ADMIN:
+        namespace = asker.principal.namespace
+    keeper = book.keepers.get(namespace)
+    if namespace and (keeper is None or not asker.sees(namespace)):
+        return iter(())
+    before = int.from_bytes(message.after[:8], "big")
+    if wanted in _AT_NODES:
+        return _at_nodes(cluster, keeper, wanted, before)
+    if wanted == CallState.QUEUED.value:  # of the unfinished ones all but those that nodes have
+        found = book.newest_first(before, keeper, (UNFINISHED,))
+        return (record for record in found if _state(record) == wanted)
+    return book.newest_first(before, keeper, _STANDS.get(wanted, ()) if wanted else None)
+
+
+def _at_nodes(cluster: Cluster, keeper: Keeper | None, wanted: str, before: int) -> Iterator[Record]:
+    """Found by their attempts, of which there are no more than the nodes can take."""
+    records = cluster.book.records
+    for number in sorted(_numbers_at_nodes(cluster, keeper), reverse=True):
+        record = records.get(number)
+        if record is not None and _state(record) == wanted and (not before or number < before):
             yield record
+
+
+def _numbers_at_nodes(cluster: Cluster, keeper: Keeper | None) -> Iterator[int]:
+    for attempt in cluster.attempts.values():
+        call = attempt.call
+        if call is not None and call.session.is_keeper and (keeper is None or call.session is keeper.session):
+            yield call.number
 
 
 def _state(record: Record) -> str:

@@ -6,7 +6,7 @@ the word to its node that it is final.
 
 from keepwarm_scheduler.core.at_most_once import forget_doubt
 from keepwarm_scheduler.core.cluster import Cluster
-from keepwarm_scheduler.core.detached_records import KeptFunction, Record, size_of
+from keepwarm_scheduler.core.detached_records import KeptFunction, Record, failure_bytes, size_of
 from keepwarm_scheduler.core.effects import (
     ForgetCall,
     ForgetFunction,
@@ -18,7 +18,7 @@ from keepwarm_scheduler.core.effects import (
     SaveOutcome,
 )
 from keepwarm_scheduler.core.state import Call
-from keepwarm_wire.messages import DetachedOutcome, Payload, Reference
+from keepwarm_wire.messages import DetachedOutcome, Payload, Reference, Status
 
 __all__ = [
     "bury",
@@ -72,20 +72,24 @@ def ended(cluster: Cluster, call: Call, arguments: Payload) -> None:
     book, outcome = cluster.book, call.outcome
     record = book.records[call.number]
     assert outcome is not None
-    kind = "" if outcome.failure is None else outcome.failure.kind
+    # A success has no failure, and nobody asks for the result of anything else: what counts is kept, and counted.
+    is_success = outcome.status == Status.SUCCEEDED
+    result, failure = (outcome.result, None) if is_success else (b"", outcome.failure)
+    kind = "" if failure is None else failure.kind
     node = "" if outcome.report is None else outcome.report.node
     book.unfinished -= 1
-    book.stored_bytes -= record.arguments_bytes
+    book.count_bytes(record.keeper, -record.arguments_bytes)
     record.call, record.arguments_bytes = None, 0
     record.status, record.kind, record.node = outcome.status, kind, node
     record.ended_ns, record.expires_ns = cluster.now_ns, cluster.now_ns + record.result_ttl_us * 1_000
-    record.result_bytes = size_of(outcome.result)
-    book.stored_bytes += record.result_bytes
-    if isinstance(outcome.result, Reference):
-        record.result_id = outcome.result.payload_id
-        keep(cluster, outcome.result)
+    record.result_bytes = size_of(result) + failure_bytes(failure)
+    book.count_bytes(record.keeper, record.result_bytes)
+    book.has_ended(record)
+    if isinstance(result, Reference):
+        record.result_id = result.payload_id
+        keep(cluster, result)
     release(cluster, arguments)
-    message = DetachedOutcome(record.call_id, outcome.status, outcome.result, outcome.failure, outcome.report)
+    message = DetachedOutcome(record.call_id, outcome.status, result, failure, outcome.report)
     cluster.effects.append(
         SaveOutcome(record.number, record.result_ttl_us, record.attempts, kind, node, record.result_bytes, message)
     )
@@ -118,7 +122,9 @@ def forget_function(cluster: Cluster, function_id: int) -> None:
         return
     del book.functions[function_id]
     keeper = book.keepers[kept.function.environment.namespace]
-    del keeper.functions[kept.digest], keeper.session.functions[function_id]
+    del keeper.session.functions[function_id]
+    if keeper.functions.get(kept.digest) is kept:
+        del keeper.functions[kept.digest]
     pool = kept.function.pool
     if pool is not None:
         pool.leave(keeper.session, kept.function.name)

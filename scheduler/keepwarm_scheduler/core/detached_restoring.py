@@ -96,7 +96,7 @@ def _call(cluster: Cluster, saved: SavedCall, waits: Decision) -> None:
     )
     book.add(record)
     book.unfinished += 1
-    book.stored_bytes += saved.arguments_bytes
+    book.count_bytes(keeper, saved.arguments_bytes)
     if isinstance(saved.arguments, Reference):
         book.claim(saved.arguments.payload_id)
     keeper.session.calls[saved.number] = call
@@ -126,7 +126,7 @@ def _end(cluster: Cluster, saved: SavedEnd) -> None:
         result_id=saved.result_id,
     )
     book.add(record)
-    book.stored_bytes += saved.result_bytes
+    book.count_bytes(record.keeper, saved.result_bytes)
     if saved.result_id:
         book.claim(saved.result_id)
     cluster.timer("expiry", saved.number, saved.left_us * 1_000)

@@ -263,7 +263,7 @@ def submit_call(cluster: Cluster, session: Session, message: Submit) -> None:
     if not session.seen.add(message.call_number):
         call = session.calls.get(message.call_number)
         if call is None or call.outcome is not None:
-            cluster.drop(message.arguments)  # stored once more for a copy that came late
+            cluster.discard(message.arguments)  # stored once more for a copy that came late
         if call is not None and call.outcome is not None:
             cluster.send(session, call.outcome)
         return

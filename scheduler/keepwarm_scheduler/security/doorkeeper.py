@@ -6,9 +6,9 @@ and what its open connections still say is answered with a refusal. Who floods u
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import zmq
 
@@ -18,13 +18,13 @@ from keepwarm_scheduler.security.answering import answer
 from keepwarm_scheduler.security.hanging_up import Source, hang_up, source_of
 from keepwarm_scheduler.security.records import Record
 from keepwarm_scheduler.security.registry import Registry
-from keepwarm_scheduler.security.rests import REST_FIRST_NS, REST_FIRST_OF_AGENTS_NS, Rests
+from keepwarm_scheduler.security.rests import Rests, first_rest_ns
 from keepwarm_scheduler.security.zap import Gate, receive
 from keepwarm_wire.credentials import as_name
 from keepwarm_wire.key_files import read_key_store
-from keepwarm_wire.messages import AgentHello, Message, Refused
+from keepwarm_wire.messages import AgentHello, KeysListed, Message, Refused
 
-__all__ = ["Doorkeeper", "Received"]
+__all__ = ["Disk", "Doorkeeper", "Received"]
 
 _TOLD_MAX = 16
 
@@ -43,6 +43,19 @@ class Received(NamedTuple):
     is_another: bool
 
 
+class Disk(Protocol):
+    """How the records of the registry get to the disk; ``Performer`` is one. Each raises ``JournalError``."""
+
+    def save(self, records: Sequence[Record]) -> None:
+        """Write them, and return when they are on disk."""
+
+    def note(self, records: Sequence[Record]) -> None:
+        """Have them written, some time."""
+
+    def answer(self, records: Sequence[Record], peer: bytes, message: Message) -> None:
+        """Have them written, and the message sent once they, and all before them, are on disk."""
+
+
 class Doorkeeper:
     """The keys of one scheduler at work.
 
@@ -50,7 +63,8 @@ class Doorkeeper:
         context: that of the socket to guard.
         keys: the key store.
         opened: what the journal held.
-        save: writes records and returns when they are on disk.
+        disk: takes what the registry has to remember.
+        send: sends a peer a message at once.
 
     Raises:
         KeyFileError: the key store cannot be used.
@@ -61,17 +75,18 @@ class Doorkeeper:
         context: "zmq.Context[zmq.Socket[bytes]]",
         keys: Path,
         opened: Opened,
-        save: Callable[[list[Record]], None],
+        disk: Disk,
+        send: Callable[[bytes, Message], None],
     ) -> None:
         store = read_key_store(keys)
-        self._server, self._save = store.server, save
+        self._server, self._disk, self._send = store.server, disk, send
         self._cluster_id = opened.cluster_id
         self._registry = Registry(store.server.public, opened.keys, opened.tokens)
         changed = list(self._registry.prune(_wall_s()))
         if store.admin:
             changed += self._registry.adopt_admin(store.admin, _wall_s()).records
         if changed:
-            save(changed)
+            disk.save(changed)
         self._rests = Rests()
         self._gate = Gate(context, self._registry, self._rests)
         self._peers_of: dict[str, dict[bytes, None]] = {}
@@ -102,10 +117,10 @@ class Doorkeeper:
         self._gate.guard(socket, self._server)
 
     def serve_gate(self) -> None:
-        """Decide about the handshakes under way."""
+        """Decide about the handshakes under way. Nobody waits until it is on disk who was seen."""
         seen = self._gate.serve(time.monotonic_ns(), _wall_s())
         if seen:
-            self._save(seen)
+            self._disk.note(seen)
 
     def receive(self, socket: "zmq.Socket[bytes]") -> Received:
         """One message, with its sender's principal. Raises ``zmq.Again`` if there is none."""
@@ -116,6 +131,7 @@ class Doorkeeper:
         if known != user_id:
             self.forget(peer)
             self._key_of[peer] = user_id
+            self._gate.spoke(user_id)
             source = source_of(frame)
             if source is not None:
                 self._sources[peer] = source
@@ -135,8 +151,7 @@ class Doorkeeper:
             return False
         now_ns = time.monotonic_ns()
         is_new = self._rests.until_ns(principal.key, now_ns) is None
-        first_ns = REST_FIRST_OF_AGENTS_NS if principal.role == "agent" else REST_FIRST_NS
-        rest_s = self._rests.begin(principal.key, now_ns, first_ns) / 1e9
+        rest_s = self._rests.begin(principal.key, now_ns, first_rest_ns(principal.role)) / 1e9
         if is_new:
             name = self._registry.name_of(principal)
             log.warning("%s floods us: hung up on, and let in again after %g s", name, rest_s)
@@ -164,15 +179,19 @@ class Doorkeeper:
         )
         return Refused("node_name", reason[:1000])
 
-    def answer(self, peer: bytes, principal: Principal, message: Message) -> tuple[Message, list[bytes]]:
-        """Do what a message about keys asks, on disk too. Returns the reply, and the connections that are over."""
+    def answer(self, peer: bytes, principal: Principal, message: Message) -> list[bytes]:
+        """Do what a message about keys asks; it is answered once that is on disk. Returns connections that are over.
+
+        They are over at once: what a revoked key still says while the disk is slow is not to be heard.
+        """
         done = answer(self._registry, principal, message, self._cluster_id, _wall_s())
-        if done.records:
-            self._save(list(done.records))
+        if type(done.message) is KeysListed:  # has changed nothing, and is of use when the disk is full, too
+            self._send(peer, done.message)
+        else:
+            self._disk.answer(done.records, peer, done.message)
         if done.event:
             log.info("%s", done.event)
-        ended = [each for key in done.ended for each in self._peers_of.get(key, ()) if each != peer]
-        return done.message, ended
+        return [each for key in done.ended for each in self._peers_of.get(key, ()) if each != peer]
 
     def forget(self, peer: bytes) -> None:
         """A connection is gone."""

@@ -7,7 +7,7 @@ told that there is no scheduler. Other connections of the key go on.
 
 from typing import NamedTuple
 
-__all__ = ["FORGOTTEN_NS", "REST_FIRST_NS", "REST_FIRST_OF_AGENTS_NS", "REST_MAX_NS", "Rests"]
+__all__ = ["FORGOTTEN_NS", "REST_FIRST_NS", "REST_FIRST_OF_AGENTS_NS", "REST_MAX_NS", "Rests", "first_rest_ns"]
 
 REST_FIRST_NS = 1_000_000_000
 REST_FIRST_OF_AGENTS_NS = 500_000_000
@@ -15,6 +15,11 @@ REST_FIRST_OF_AGENTS_NS = 500_000_000
 
 REST_MAX_NS = 16_000_000_000
 FORGOTTEN_NS = 60_000_000_000
+
+
+def first_rest_ns(role: str) -> int:
+    """How long a key of this role rests for the first time."""
+    return REST_FIRST_OF_AGENTS_NS if role == "agent" else REST_FIRST_NS
 
 
 class _Rest(NamedTuple):

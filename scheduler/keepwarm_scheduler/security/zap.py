@@ -18,9 +18,10 @@ import zmq
 
 from keepwarm_scheduler.core.events import Principal
 from keepwarm_scheduler.intake import PARTS_MAX
+from keepwarm_scheduler.security.handshakes import Handshakes
 from keepwarm_scheduler.security.records import Record
 from keepwarm_scheduler.security.registry import Accepted, Registry, Rejected
-from keepwarm_scheduler.security.rests import Rests
+from keepwarm_scheduler.security.rests import Rests, first_rest_ns
 from keepwarm_wire.credentials import KEY_BYTES, KeyPair
 
 __all__ = ["Decision", "Gate", "Incoming", "LogBudget", "decide", "receive"]
@@ -111,6 +112,7 @@ class Gate:
         self._registry, self._rests = registry, rests
         self._waiting: list[tuple[int, bytes, list[bytes]]] = []
         """Questions about keys that rest, a heap: until when, and who asks what."""
+        self._handshakes = Handshakes()
         self._budget = LogBudget()
         self.socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         """For the poller of the loop: readable when there is a question."""
@@ -157,17 +159,35 @@ class Gate:
         records: list[Record] = []
         decision = decide(question, self._registry, wall_now_s)
         if decision.accepted is not None:
-            until_ns = self._rests.until_ns(decision.accepted.key, now_ns)
+            until_ns = self._rests_until_ns(decision.accepted, now_ns)
             if until_ns is not None:
                 if len(self._waiting) < _WAITING_MAX:
                     heapq.heappush(self._waiting, (until_ns, asker, question))
                 return records
+            self._handshakes.begun(decision.accepted.key, now_ns)
             records += self._registry.seen(decision.accepted, wall_now_s)
         else:
             self._log(decision.reason, now_ns)
         if decision.frames:
             self.socket.send_multipart((asker, *decision.frames), zmq.NOBLOCK)
         return records
+
+    def _rests_until_ns(self, principal: Principal, now_ns: int) -> int | None:
+        """Until when the key has to wait, if it has to. One with many connections that say nothing begins to."""
+        key, role = principal.key, principal.role
+        until_ns = self._rests.until_ns(key, now_ns)
+        is_suspect = self._rests.is_known(key, now_ns)
+        if until_ns is not None or not self._handshakes.are_too_many(key, now_ns, is_suspect=is_suspect):
+            return until_ns
+        self._handshakes.forget(key)
+        rest_s = self._rests.begin(key, now_ns, first_rest_ns(role)) / 1e9
+        name = self._registry.name_of(principal)
+        log.warning("%s connects again and again and says nothing: let in again after %g s", name, rest_s)
+        return self._rests.until_ns(key, now_ns)
+
+    def spoke(self, key: str) -> None:
+        """The first message of a connection of this key has come."""
+        self._handshakes.spoke(key)
 
     def _log(self, reason: str, now_ns: int) -> None:
         left_out = self._budget.take(now_ns)

@@ -5,6 +5,7 @@ here directly. It is emptied when the scheduler starts, but for what its journal
 again what is unanswered. What is claimed for nothing for too long was left by a peer that is gone, and is dropped.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 from keepwarm_wire.messages import (
@@ -42,6 +43,8 @@ class Shelf:
         self._stored: dict[bytes, bytes] = {}
         self._arriving: dict[bytes, tuple[PayloadOffer, bytearray]] = {}
         self._unclaimed_ns: dict[bytes, int] = {}
+        self._claims: Counter[bytes] = Counter()
+        """How many calls and functions of sessions need each payload."""
         self._kept: dict[bytes, bytes] = {}
         """What detached calls refer to: files, which survive the process."""
 
@@ -59,6 +62,7 @@ class Shelf:
         self._stored.clear()
         self._arriving.clear()
         self._unclaimed_ns.clear()
+        self._claims.clear()
 
     def get(self, payload_id: bytes) -> bytes | None:
         """The bytes, if they are here."""
@@ -81,10 +85,18 @@ class Shelf:
 
     def claim(self, payload_id: bytes) -> None:
         """A call or function needs these bytes until they are dropped."""
+        self._claims[payload_id] += 1
         self._unclaimed_ns.pop(payload_id, None)
 
     def drop(self, payload_id: bytes) -> None:
-        """No call needs these bytes any more."""
+        """One less needs these bytes, or nobody who has claimed them."""
+        if self._claims[payload_id] > 1:
+            self._claims[payload_id] -= 1
+            return
+        del self._claims[payload_id]
+        self._remove(payload_id)
+
+    def _remove(self, payload_id: bytes) -> None:
         for records in (self._stored, self._arriving, self._unclaimed_ns):
             records.pop(payload_id, None)
 
@@ -93,7 +105,7 @@ class Shelf:
         if self._unclaimed_ns:
             limit_ns = self._clock.now_ns - UNCLAIMED_NS
             for payload_id in [each for each, touched_ns in self._unclaimed_ns.items() if touched_ns <= limit_ns]:
-                self.drop(payload_id)
+                self._remove(payload_id)
 
     def take(self, message: Message, *, is_wanted: bool) -> list[Message] | None:
         """Answer a message about payloads; None for any other, which is the core's.

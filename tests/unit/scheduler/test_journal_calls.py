@@ -25,6 +25,7 @@ from keepwarm_scheduler.core.events import NO_DETACHED, SavedDetached, SavedKey
 from keepwarm_scheduler.journal import _OF_CALLS, _STATEMENTS, Journal, JournalError
 from keepwarm_scheduler.journal_calls import KeptPayload
 from keepwarm_wire import messages as wire
+from keepwarm_wire.codec import encode_frame
 from keepwarm_wire.fields import FOREVER_US
 from support.raw_peers import declaration
 
@@ -143,4 +144,13 @@ def test_what_cannot_be_read_is_said_to_be_damaged(
     journal = Journal(tmp_path)
     with pytest.raises(JournalError, match="is damaged"):
         journal.begin_epoch()
+    journal.close()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xc1", encode_frame([wire.Goodbye("x")]), encode_frame([OUTCOME, OUTCOME])])
+def test_an_outcome_that_is_something_else_is_not_readable(tmp_path: Path, damage: bytes) -> None:
+    _, journal = reopened(tmp_path, FUNCTION, CALL, END)
+    journal._database.execute("UPDATE outcomes SET outcome = ?", (damage,))
+    with pytest.raises(sqlite3.DatabaseError, match="call 7"):
+        journal.outcome(7)
     journal.close()

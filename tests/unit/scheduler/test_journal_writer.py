@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from keepwarm_scheduler import journal_writer
-from keepwarm_scheduler.core.effects import SaveLock, SaveNode, Send
+from keepwarm_scheduler.core.effects import SaveLock, SaveNode, SaveOutcome, Send
 from keepwarm_scheduler.journal import Journal, JournalError, JournalFullError
 from keepwarm_scheduler.journal_writer import Batch, JournalWriter
+from keepwarm_wire import messages as wire
 from keepwarm_wire.messages import AgentBeatReply, Final, Goodbye, StopInstance
 from support.gated_journal import LIMIT_S, GatedJournal
 
@@ -175,6 +176,16 @@ def test_when_too_much_waits_the_loop_waits(
     loop.writer.close()
     journal.close()
     assert len(nodes(tmp_path)) == (24 if what == "many" else 1)
+
+
+def test_what_is_told_of_a_failure_is_large_too() -> None:
+    """What waits for the disk is counted, and that may be as large as a result."""
+    failure = wire.Failure("user_exception", "boom", "d" * 60_000, b"e" * (1 << 20))
+    size = 18 + 60_000 + (1 << 20)
+    failed = wire.DetachedOutcome(b"c" * 16, 1, b"", failure, None)
+    assert journal_writer._size_of(SaveOutcome(1, 1, 1, "user_exception", "n", size, failed)) == size
+    elsewhere = failed._replace(status=0, failure=None, result=wire.Reference(b"p" * 16, 1 << 30, b"d" * 32))
+    assert journal_writer._size_of(SaveOutcome(1, 1, 1, "", "n", 1 << 30, elsewhere)) == 0
 
 
 def test_flushing_waits_for_all_and_releases_all(loop: Loop, journal: GatedJournal) -> None:

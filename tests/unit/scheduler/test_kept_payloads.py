@@ -1,7 +1,11 @@
 """Payloads that outlive the process: kept, swept, checked, released; over real files."""
 
+import errno
 import hashlib
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from keepwarm_scheduler.journal_calls import KeptPayload
 from keepwarm_scheduler.kept_payloads import CHECK_BYTES_PER_STEP
@@ -127,4 +131,109 @@ def test_kept_files_are_the_owners_alone(tmp_path: Path) -> None:
     (path,) = (tmp_path / "payloads-kept").iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
+    store.close()
+
+
+def test_keeping_what_is_not_here_is_logged_and_refused_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Dropped before its time, or gone from the disk: no reason to stop everything else."""
+    store = opened(tmp_path)
+    assert store.keep(*named(DATA, b"m" * 16)) == ()
+    put(store, payload_id=b"q" * 16)
+    (tmp_path / "payloads" / (b"q" * 16).hex()).unlink()
+    store.release(b"q" * 16)
+    assert store.keep(*named(DATA, b"q" * 16)) == ()
+    assert caplog.text.count("is not here") == 2
+    assert isinstance(store.wanted(b"peer", PayloadCredit(b"m" * 16, 0, 1)), PayloadRefused)
+    store.release(b"m" * 16)
+    store.close()
+
+
+def left_behind(directory: Path, data: bytes = DATA, **how: int) -> PayloadStore:
+    """A store whose predecessor has left a payload."""
+    store = opened(directory)
+    put(store, data)
+    store.close()
+    return opened(directory, named(data), **how)
+
+
+def failing(store: PayloadStore, monkeypatch: pytest.MonkeyPatch, number: int) -> bytes:
+    """What is sent of a payload while the disk answers with an error."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, "the disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", fail)
+        return take(store)
+
+
+@pytest.mark.parametrize("is_read_before", [False, True])
+def test_a_file_that_is_gone_or_cannot_be_read_is_refused_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, is_read_before: bool
+) -> None:
+    """Before it was read through, and after."""
+    store = left_behind(tmp_path, total=len(DATA) + 10)
+    if is_read_before:
+        assert take(store) == DATA
+    assert failing(store, monkeypatch, errno.EIO) == b""
+    assert "is lost" in caplog.text
+    assert ID not in store
+    assert isinstance(store.wanted(b"peer", PayloadCredit(ID, 0, 1)), PayloadRefused)
+    assert isinstance(store.offered(PayloadOffer(b"q" * 16, 11, b"d" * 32)), PayloadRefused), "its file is there"
+    store.release(ID)
+    assert isinstance(store.offered(PayloadOffer(b"q" * 16, 11, b"d" * 32)), PayloadCredit)
+    assert not list((tmp_path / "payloads-kept").iterdir())
+    store.close()
+
+
+@pytest.mark.parametrize("is_read_before", [False, True])
+def test_an_error_that_passes_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_read_before: bool
+) -> None:
+    store = left_behind(tmp_path)
+    if is_read_before:
+        assert take(store) == DATA
+    assert failing(store, monkeypatch, errno.EMFILE) == b""
+    assert take(store) == DATA
+    store.close()
+
+
+def test_a_file_that_is_cut_short_after_it_was_read_through_is_lost(tmp_path: Path) -> None:
+    store = left_behind(tmp_path)
+    assert take(store) == DATA
+    (tmp_path / "payloads-kept" / ID.hex()).write_bytes(b"")
+    assert take(store) == b""
+    assert ID not in store
+    store.close()
+
+
+def test_what_cannot_be_looked_at_or_removed_does_not_keep_a_scheduler_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "the disk")
+
+    left_behind(tmp_path).close()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_file", fail)
+        patch.setattr(Path, "unlink", fail)
+        store = opened(tmp_path, named(DATA))
+    assert ID not in store
+    assert "cannot be read" in caplog.text
+    assert "cannot be removed" in caplog.text
+    store.close()
+
+
+def test_what_a_session_has_claimed_stays_when_no_detached_call_needs_it(tmp_path: Path) -> None:
+    """After a restart it is the only copy: nobody hands over again what is here."""
+    store = left_behind(tmp_path)
+    assert store.offered(PayloadOffer(*named(DATA))) == PayloadStored(ID)
+    store.claim(ID)
+    store.release(ID)
+    assert take(store) == DATA
+    assert store.keep(*named(DATA)) == (), "it is needed again, and is on disk"
+    store.release(ID)
+    store.drop(ID)
+    assert ID not in store
+    assert not list((tmp_path / "payloads-kept").iterdir())
     store.close()

@@ -4,12 +4,13 @@ import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from keepwarm_scheduler.payload_store import SEND_BYTES_PER_TURN, UNCLAIMED_NS, WINDOW_BYTES, PayloadStore
 from keepwarm_wire.fields import CHUNK_BYTES_MAX
-from keepwarm_wire.messages import PayloadChunk, PayloadCredit, PayloadOffer, PayloadRefused, PayloadStored
+from keepwarm_wire.messages import PayloadChunk, PayloadCredit, PayloadOffer, PayloadRefused, PayloadStored, Reference
 
 ID = b"p" * 16
 DATA = bytes(range(256)) * 1024  # 256 KiB
@@ -208,6 +209,46 @@ def test_what_is_not_claimed_is_dropped_after_a_while_and_what_is_stays(store: P
     assert left not in store
     assert claimed in store
     assert put(store, bytes(64 * MIB - 1), payload_id=arriving) == PayloadStored(arriving)
+
+
+def test_what_two_have_claimed_goes_with_the_second(store: PayloadStore) -> None:
+    """One payload may be a function's body and a call's arguments."""
+    put(store)
+    store.claim(ID)
+    store.claim(ID)
+    store.drop(ID)
+    store.expire(time.monotonic_ns() + UNCLAIMED_NS + 1)
+    assert take(store) == DATA
+    store.drop(ID)
+    assert ID not in store
+
+
+def test_what_was_lost_and_is_handed_over_again_stays_for_who_has_claimed_it(store: PayloadStore) -> None:
+    store.claim(ID)
+    put(store)
+    store.expire(time.monotonic_ns() + UNCLAIMED_NS + 1)
+    assert ID in store
+    store.drop(ID)
+    assert ID not in store
+
+
+@pytest.mark.parametrize("change", [{"size": len(DATA) + 1}, {"sha256": b"0" * 32}, {"payload_id": b"q" * 16}])
+def test_a_reference_is_as_said_if_size_and_digest_are_those_of_the_bytes(
+    store: PayloadStore, change: dict[str, Any]
+) -> None:
+    put(store)
+    said = Reference(*offer())
+    assert store.is_as_said(said)
+    assert not store.is_as_said(said._replace(**change))
+
+
+def test_a_fetch_of_less_than_is_under_way_takes_nothing_back(store: PayloadStore) -> None:
+    """Not more than a chunk is read at once, whatever is asked for in whatever order."""
+    put(store, bytes(20 * MIB))
+    store.wanted(b"peer", PayloadCredit(ID, 0, 20 * MIB))
+    store.send_some()
+    store.wanted(b"peer", PayloadCredit(ID, 0, MIB))
+    assert [len(chunk.data) for _, chunk in store.send_some()] == [CHUNK_BYTES_MAX]
 
 
 # ---------------------------------------------------------------- several owners

@@ -1,6 +1,8 @@
 """Effects performed over a real journal, whose commits are let through one by one, and real payload files."""
 
+import errno
 import hashlib
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import pytest
 from keepwarm_scheduler import journal_writer
 from keepwarm_scheduler.core.effects import (
     ClaimPayload,
+    DropPayload,
     Effect,
     ForgetCall,
     KeepPayload,
@@ -25,6 +28,7 @@ from keepwarm_scheduler.core.effects import (
     SendStored,
     StopProcess,
 )
+from keepwarm_scheduler.journal import JournalError
 from keepwarm_scheduler.payload_store import EVERYBODY, UNCLAIMED_NS, PayloadStore
 from keepwarm_scheduler.performing import Performer
 from keepwarm_wire import messages as wire
@@ -70,7 +74,13 @@ class Turns:
         self.sent: list[tuple[bytes, wire.Message]] = []
         self._woken = threading.Semaphore(0)
         self.performer = Performer(
-            self.journal, 1, self.payloads, self._note, self._woken.release, is_ending=lambda: False
+            self.journal,
+            1,
+            self.payloads,
+            self._note,
+            self._woken.release,
+            is_ending=lambda: False,
+            call_id_of={1: b"%016d" % 1}.get,
         )
 
     def _note(self, peer: bytes, message: wire.Message) -> None:
@@ -215,6 +225,71 @@ def test_what_is_claimed_does_not_expire(turns: Turns, is_claimed: bool) -> None
     assert (PAYLOAD.payload_id in turns.payloads) is is_claimed
 
 
+def test_what_one_turn_drops_and_claims_stays(turns: Turns) -> None:
+    """It was here when the messages of the turn came in, in whatever order they speak of it."""
+    turns.upload()
+    turns.perform(ClaimPayload(PAYLOAD.payload_id))
+    turns.perform(DropPayload(PAYLOAD.payload_id), ClaimPayload(PAYLOAD.payload_id))
+    assert PAYLOAD.payload_id in turns.payloads
+
+
+def test_an_outcome_that_cannot_be_read_is_lost_and_nothing_else_is(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks is told so, in a code that every client takes for the end of its wait."""
+    turns.perform(FUNCTION, call(1), call(2), outcome(1), outcome(2))
+    turns.sync()
+    read = turns.journal.outcome
+
+    def damaged(number: int) -> wire.DetachedOutcome | None:
+        if number != 2:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+        return read(number)
+
+    monkeypatch.setattr(turns.journal, "outcome", damaged)
+    lost, forgotten, good = (SendOutcome(CLIENT, number) for number in (1, 9, 2))
+    refused, told = turns.perform(lost, forgotten, good)
+    assert isinstance(refused, wire.DetachedRefused)
+    assert refused[:2] == (b"%016d" % 1, "unknown")
+    assert "lost" in refused.reason
+    assert told == outcome(2).outcome
+
+
+def test_arguments_that_cannot_be_read_are_a_payload_that_nobody_has(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node asks for them, is refused, and the call ends; without a dispatch it would be sent again and again."""
+
+    def damaged(_: int) -> bytes | None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(turns.journal, "arguments", damaged)
+    (sent,) = turns.perform(SendStored(AGENT, dispatch(1)))
+    assert isinstance(sent, wire.Dispatch)
+    assert isinstance(sent.arguments, wire.Reference)
+    refused = turns.payloads.wanted(AGENT, wire.PayloadCredit(sent.arguments.payload_id, 0, 1))
+    assert isinstance(refused, wire.PayloadRefused)
+
+
+def test_what_is_noted_is_written_and_nobody_waits_for_it(turns: Turns) -> None:
+    turns.performer.note([SaveNode("n")])
+    assert turns.journal.commits == 0
+    turns.sync()
+    assert turns.journal.commits == 1
+
+
+def test_an_answer_waits_for_its_records_and_for_what_is_on_its_way(turns: Turns) -> None:
+    """Repeated, it has nothing to write, and speaks of what is not on disk."""
+    answer = wire.KeyRotated(1, b"k" * 32)
+    turns.performer.answer([], CLIENT, answer)
+    assert turns.sent == [(CLIENT, answer)]
+    turns.sent.clear()
+    turns.performer.answer([SaveNode("n")], CLIENT, answer)
+    turns.performer.answer([], CLIENT, answer)
+    assert turns.sent == []
+    assert turns.sync() == [answer, answer]
+
+
 def test_a_payload_goes_once_nothing_on_disk_refers_to_it(turns: Turns) -> None:
     turns.upload()
     turns.perform(FUNCTION, PAYLOAD, call(1, wire.Reference(*PAYLOAD)))
@@ -225,6 +300,32 @@ def test_a_payload_goes_once_nothing_on_disk_refers_to_it(turns: Turns) -> None:
     turns.sync()
     assert PAYLOAD.payload_id not in turns.payloads
     assert not list(turns.kept.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_what_is_to_be_kept_waits_for_room_and_ends_the_process_otherwise(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As the journal does: nothing that refers to it may be written without it."""
+    monkeypatch.setattr(journal_writer, "_FULL_PAUSE_S", 0.0)
+    turns.upload()
+    keep, left = turns.payloads.keep, 3
+
+    def fail(*about: Any) -> tuple[Path, ...]:
+        nonlocal left
+        left -= 1
+        if left:
+            raise OSError(number, "the disk")
+        return keep(*about)
+
+    monkeypatch.setattr(turns.payloads, "keep", fail)
+    if number == errno.EIO:
+        with pytest.raises(JournalError, match="cannot be written"):
+            turns.perform(FUNCTION, PAYLOAD, call(1, wire.Reference(*PAYLOAD)))
+        return
+    turns.perform(FUNCTION, PAYLOAD, call(1, wire.Reference(*PAYLOAD)), accepted(1))
+    assert turns.sync() == [accepted(1).message]
+    assert [file.read_bytes() for file in turns.kept.iterdir()] == [DATA]
 
 
 @pytest.mark.parametrize("when", ["same turn", "during the sync", "before it"])

@@ -1,10 +1,12 @@
 """Detached calls come in: accepted once and for all, whatever is repeated and whoever leaves."""
 
-from keepwarm_scheduler.core.effects import ClaimPayload
+from keepwarm_scheduler.core.detached import missing_body
+from keepwarm_scheduler.core.effects import ClaimPayload, DropPayload
 from keepwarm_scheduler.core.events import Principal
 from keepwarm_wire import messages as wire
 from keepwarm_wire.messages import RetryLimits, Status
 from support.durable_driver import DetachedClient, DurableDriver, finished, session
+from support.raw_peers import declaration
 from support.scheduler_driver import Agent
 
 DAY_S = 24 * 3600.0
@@ -52,7 +54,7 @@ def test_arguments_that_are_handed_over_for_a_known_key_are_not_claimed(
     client.spawn(b"one", key="k", arguments=LARGE)
     again = client.spawn(b"two", key="k", arguments=LARGE._replace(payload_id=b"q" * 16))
     assert client.accepted(again) == wire.DetachedAccepted(again, b"one".ljust(16, b"."), True)
-    assert not driver.done(ClaimPayload)
+    assert {effect.payload_id for effect in driver.done(ClaimPayload)} == {LARGE.payload_id}
 
 
 def test_a_submit_of_an_unknown_function_waits_for_its_declaration(driver: DurableDriver, agent: Agent) -> None:
@@ -160,6 +162,111 @@ def test_more_calls_than_are_allowed_are_refused(driver: DurableDriver) -> None:
     for name in (b"one", b"two"):
         assert client.accepted(client.spawn(name)) is not None
     assert client.refusals(client.spawn(b"three")) == ["too_many"]
+
+
+def test_what_is_dropped_of_a_session_for_a_detached_call_was_claimed_for_it(
+    driver: DurableDriver, client: DetachedClient
+) -> None:
+    """Another call of the session may have the same arguments: its claim is its own."""
+    client.spawn(b"one", arguments=LARGE)
+    assert driver.done(ClaimPayload) == [ClaimPayload(LARGE.payload_id)]
+    assert driver.done(DropPayload) == [DropPayload(LARGE.payload_id)]
+
+
+def test_one_namespace_takes_up_half_of_the_bytes_and_no_more(driver: DurableDriver) -> None:
+    """Where there are keys; and it is told that it is its own share that is used up."""
+    driver.reboot(detached_bytes_max=100)
+    driver.agent()
+    mine, other = (session(driver, name, wire_principal(name)) for name in ("mine", "other"))
+    for one in (mine, other):
+        one.declare()
+    first = mine.spawn(b"one", arguments=b"x" * 40)
+    assert mine.accepted(first) is not None
+    refused = mine.spawn(b"two", arguments=b"x" * 11)
+    (refusal,) = mine.of(wire.DetachedRefused)
+    assert (refusal.call_id, refusal.code) == (refused, "results_full")
+    assert "namespace mine take up 40 bytes. Its share is 50:" in refusal.reason
+    assert other.accepted(other.spawn(b"three", arguments=b"x" * 45)) is not None
+    driver.reboot()
+    mine = session(driver, "mine", wire_principal("mine"))
+    mine.declare()
+    assert mine.refusals(mine.spawn(b"two", arguments=b"x" * 11)) == ["results_full"]
+    mine.say(wire.CancelDetached(first))
+    mine.say(wire.ForgetDetached((first,)))
+    assert mine.accepted(mine.spawn(b"four", arguments=b"x" * 50)) is not None
+
+
+def test_one_namespace_makes_half_of_the_calls_and_no_more(driver: DurableDriver) -> None:
+    driver.reboot(detached_calls_max=4)
+    mine, other = (session(driver, name, wire_principal(name)) for name in ("mine", "other"))
+    for one in (mine, other):
+        one.declare()
+    calls = [mine.spawn(b"%d" % number) for number in range(3)]
+    assert mine.refusals(calls[2]) == ["too_many"]
+    assert "Its share is 2:" in mine.of(wire.DetachedRefused)[-1].reason
+    assert other.accepted(other.spawn(b"other")) is not None
+    mine.say(wire.CancelDetached(calls[0]))
+    assert mine.refusals(mine.spawn(b"four")) == ["too_many"], "finished ones count"
+    mine.say(wire.ForgetDetached((calls[0],)))
+    assert mine.accepted(mine.spawn(b"five")) is not None
+
+
+def test_without_keys_there_is_nobody_to_share_with(driver: DurableDriver) -> None:
+    driver.reboot(detached_calls_max=3, detached_bytes_max=100)
+    client = session(driver)
+    client.declare()
+    for name in (b"one", b"two", b"three"):
+        assert client.accepted(client.spawn(name, arguments=b"x" * 30)) is not None
+
+
+BODY = wire.Reference(b"b" * 16, 1 << 20, b"d" * 32)
+
+
+def declared(driver: DurableDriver, name: str, body: wire.Payload = BODY) -> DetachedClient:
+    """A session with one function."""
+    client = session(driver, name)
+    client.say(declaration()._replace(body=body))
+    return client
+
+
+def missing(driver: DurableDriver, client: DetachedClient, *here: bytes) -> wire.Reference | None:
+    """The body that is missing for a call, when these are here."""
+    return missing_body(
+        driver.cluster, client.peer, wire.SubmitDetached(b"n" * 16, 1, 0, "", 0, b""), here.__contains__
+    )
+
+
+def test_a_call_needs_the_body_of_its_function_unless_it_is_kept(driver: DurableDriver, agent: Agent) -> None:
+    client = declared(driver, "one")
+    assert missing(driver, client) == BODY
+    assert missing(driver, client, BODY.payload_id) is None
+    client.spawn(b"one")
+    again = BODY._replace(payload_id=b"a" * 16)
+    other = declared(driver, "two", again)
+    assert missing(driver, other, BODY.payload_id) is None
+    assert missing(driver, declared(driver, "three", b"inline")) is None
+    assert missing(driver, session(driver, "four")) is None
+    other.spawn(b"two")
+    assert list(driver.kept) == [BODY.payload_id]
+
+
+def test_a_function_whose_body_the_disk_has_lost_is_kept_anew(driver: DurableDriver, agent: Agent) -> None:
+    """Calls that are there already end without it; those that come have the bytes of their own declaration."""
+    client = declared(driver, "one")
+    client.spawn(b"one")
+    again = BODY._replace(payload_id=b"a" * 16)
+    other = declared(driver, "two", again)
+    assert missing(driver, other) == again
+    assert missing(driver, other, again.payload_id) is None
+    other.spawn(b"two")
+    assert list(driver.kept) == [BODY.payload_id, again.payload_id]
+    assert missing(driver, client, again.payload_id) is None
+    client.spawn(b"three")
+    for _ in range(3):
+        agent.complete()
+    driver.advance(601)
+    assert not driver.kept
+    assert not driver.cluster.book.functions
 
 
 def test_a_submit_that_is_known_needs_no_bytes(driver: DurableDriver, client: DetachedClient, agent: Agent) -> None:

@@ -151,3 +151,44 @@ def test_an_entry_says_what_people_want_to_know(driver: DurableDriver, client: D
     driver.advance(2)
     entry = client.show(call_id)
     assert (entry.state, entry.node, entry.result_bytes, entry.ended_us) == ("succeeded", "a", 5, 2_000_000)
+
+
+def pages(client: DetachedClient, state: str, namespace: str) -> list[wire.DetachedEntry]:
+    """All that is listed, in small pages."""
+    found: list[wire.DetachedEntry] = []
+    while True:
+        page = client.listed(found[-1].cursor if found else b"", state, namespace, limit=2)
+        found += page.entries
+        if page.is_last:
+            return found
+
+
+def matches(state: str, entry: wire.DetachedEntry) -> bool:
+    """Whether that is what is asked for."""
+    is_done = entry.state in Status.NAMES
+    return state in ("", entry.state, "done" if is_done else "unfinished")
+
+
+def test_each_state_is_listed_by_itself_and_in_pages(driver: DurableDriver) -> None:
+    """Of one's own namespace; an administrator has all of them, or those of one."""
+    agent = driver.agent(cpu=2_000)
+    mine, other = (session(driver, name, Principal(name, "client", name)) for name in ("mine", "other"))
+    admin = session(driver, "admin", Principal("admin", "admin", ""))
+    for client in (mine, other):
+        client.declare()
+        for number in range(3):
+            client.spawn(b"%s ends %d" % (client.principal.namespace.encode(), number))
+            agent.complete()
+    for number in range(4):
+        for client in (other, mine):
+            call_id = client.spawn(b"%s %d" % (client.principal.namespace.encode(), number))
+    mine.say(wire.CancelDetached(call_id))
+    everything = list(admin.listed().entries)
+    assert {entry.state for entry in everything} == {"succeeded", "cancelled", "running", "queued"}
+    assert len(everything) == 14
+    for client, namespace in ((mine, "mine"), (other, "other"), (admin, ""), (admin, "mine")):
+        seen = [entry for entry in everything if namespace in ("", entry.namespace)]
+        assert client is admin or pages(client, "", "") == seen
+        for state in ("", "succeeded", "cancelled", "running", "queued", "done", "unfinished", "lost", "nonsense"):
+            wanted = [entry for entry in seen if matches(state, entry)]
+            assert pages(client, state, namespace) == wanted, f"{state} of {namespace}"

@@ -2,6 +2,7 @@
 
 from keepwarm_scheduler.core.effects import ForgetFunction, ReleasePayload, SaveOutcome
 from keepwarm_wire import messages as wire
+from keepwarm_wire.messages import Status
 from support.durable_driver import DetachedClient, DurableDriver, finished, session
 from support.scheduler_driver import Agent
 
@@ -80,6 +81,41 @@ def test_a_function_is_kept_while_calls_need_it_and_a_while_longer(
     driver.advance(11, beats=False)
     assert len(driver.done(ForgetFunction)) == 1
     assert not driver.done(ReleasePayload)
+
+
+def test_what_is_told_of_a_failure_counts_as_a_result_does(
+    driver: DurableDriver, client: DetachedClient, agent: Agent
+) -> None:
+    failure = wire.Failure("user_exception", "boom", "d" * 60_000, b"e" * (1 << 20))
+    size = 18 + 60_000 + (1 << 20)
+    call_id = client.spawn(b"one")
+    agent.complete(status=Status.FAILED, failure=failure)
+    assert client.show(call_id).result_bytes == driver.cluster.book.stored_bytes == size
+    driver.reboot()
+    client = session(driver)
+    assert driver.cluster.book.stored_bytes == size
+    client.say(wire.ForgetDetached((call_id,)))
+    assert driver.cluster.book.stored_bytes == 0
+
+
+def test_a_failure_keeps_no_result_and_a_success_no_failure(
+    driver: DurableDriver, client: DetachedClient, agent: Agent
+) -> None:
+    """Nobody would ask for it."""
+    failure = wire.Failure("user_exception", "boom")
+    failed = client.spawn(b"one")
+    agent.complete(status=Status.FAILED, failure=failure, result=LARGE)
+    succeeded = client.spawn(b"two")
+    client.attach(failed, succeeded)
+    agent.complete(status=Status.SUCCEEDED, failure=failure, result=LARGE)
+    assert not client.ends(failed)[0].result
+    assert client.ends(succeeded)[0].failure is None
+    assert list(driver.kept) == [LARGE.payload_id]
+    driver.reboot()
+    assert driver.cluster.book.stored_bytes == LARGE.size + 18
+    client = session(driver)
+    client.say(wire.ForgetDetached((failed, succeeded)))
+    assert not driver.kept
 
 
 def test_outcomes_are_saved_once(driver: DurableDriver, client: DetachedClient, agent: Agent) -> None:

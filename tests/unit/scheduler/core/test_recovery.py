@@ -180,8 +180,9 @@ def test_a_large_result_that_is_kept_for_a_client_is_claimed_until_it_is_given_u
     driver.restart()
     agent.beats()
     assert driver.done(ClaimPayload) == [ClaimPayload(large.payload_id)]
+    assert not driver.done(DropPayload)
     driver.advance(33)
-    assert driver.done(DropPayload) == [DropPayload(large.payload_id)]
+    assert len(driver.done(DropPayload)) == len(driver.done(ClaimPayload)), "as often as it was claimed"
 
 
 def test_an_outcome_that_was_given_up_is_settled_again_if_the_node_has_not_heard_of_it() -> None:
@@ -326,3 +327,22 @@ def test_an_adopted_call_with_keep_alive_0_releases_its_instance() -> None:
     agent.complete()
     assert client.status(call) == "succeeded"
     assert [ending.cause for ending in agent.endings] == ["released"]
+
+
+def test_a_large_result_that_was_kept_for_a_client_goes_once_the_client_has_it() -> None:
+    """It is claimed twice, while it is kept and for its call, and is dropped as often."""
+    driver = Driver()
+    client, agent, call = running(driver)
+    large = wire.Reference(b"r" * 16, 1 << 20, b"d" * 32)
+    driver.lose(wire.AttemptDone)
+    agent.complete(result=large)
+    driver.clients.clear()
+    driver.restart()
+    agent.beats()
+    client = driver.client()
+    client.declare()
+    client.submit(number=call, resent=True)
+    assert client.outcome(call).result == large
+    client.acknowledge(call)
+    assert driver.done(ClaimPayload) == [ClaimPayload(large.payload_id)] * 2
+    assert driver.done(DropPayload) == [DropPayload(large.payload_id)] * 2
