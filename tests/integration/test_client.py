@@ -13,7 +13,7 @@ import pytest
 
 from keepwarm import isolated, local
 from keepwarm.client import Client
-from keepwarm.connection import Patience
+from keepwarm.connection import STALE_NS, Patience
 from keepwarm.errors import (
     CallCancelled,
     ClusterStartError,
@@ -346,6 +346,8 @@ def test_a_local_cluster_that_stopped_itself_is_started_by_the_next_call(local_c
     until(lambda: local_cluster.is_quiet)
     local_cluster.stop()
     local_cluster.model.restart()
+    left_ns = time.monotonic_ns()
+    until(lambda: time.monotonic_ns() - left_ns > STALE_NS)  # else the call may be on its way to the one that left
     assert call(client, 2) == ((2,), {})
     client.close()
 

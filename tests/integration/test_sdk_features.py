@@ -31,8 +31,11 @@ def shared_home() -> Iterator[Path]:
 
 
 def value_of(home: Path, text: str) -> Any:
-    """Run a program; the JSON of its last line. It says nothing on stderr, and leaves nothing running."""
-    ended = run_program(home, text)
+    """Run a program; the JSON of its last line. It says nothing on stderr, and leaves nothing running.
+
+    Of a start that takes long it would: that is not what is looked at here.
+    """
+    ended = run_program(home, text, {"KEEPWARM_PROGRESS": "0"})
     assert (ended.code, ended.err) == (0, ""), (ended, logs_of(home))
     return ended.value
 
