@@ -305,7 +305,7 @@ _MESSAGES = {
         _UNIT + "sessions.py::test_a_session_that_has_declared_nothing_ends",
     ),
     "credit is ignored": _one(
-        _SESSIONS, "is_over = len(session.calls) >= 2 * cluster.config.credit_calls or", "is_over =",
+        _SESSIONS, "is_over = len(session.calls) >= cluster.config.credit_calls * 3 // 2 or", "is_over =",
         _UNIT + "sessions.py::test_calls_far",
     ),
 }  # fmt: skip

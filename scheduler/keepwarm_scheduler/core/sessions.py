@@ -256,7 +256,7 @@ def environment_of(cluster: Cluster, namespace: str, text: bytes, spec: Spec) ->
 def submit_call(cluster: Cluster, session: Session, message: Submit) -> None:
     """One call, accepted once: a copy of a known one changes nothing."""
     function = session.functions.get(message.function_number)
-    is_over = len(session.calls) >= 2 * cluster.config.credit_calls or session.seen.gaps >= _GAPS_MAX
+    is_over = len(session.calls) >= cluster.config.credit_calls * 3 // 2 or session.seen.gaps >= _GAPS_MAX
     if function is None or is_over:
         cluster.overstepped(session.peer, _OVER_CREDIT_BLAME if is_over else 1)
         return  # not seen: the reply to the next beat names it, and the client repairs the cause first

@@ -118,12 +118,12 @@ def test_acknowledgements_of_calls_that_never_were_are_counted_once_each() -> No
 
 
 def test_calls_beyond_the_credit_and_of_unknown_functions_are_counted() -> None:
-    driver = Driver(credit_calls=1)
+    driver = Driver(credit_calls=2)
     client = driver.client()
     client.submit(7)
     assert blame(driver, client) == 1
     number = client.declare()
-    for _ in range(3):
+    for _ in range(4):
         client.submit(number)
     assert blame(driver, client) == 10
     assert driver.core.oversteps() == {}
