@@ -23,6 +23,7 @@ from keepwarm.errors import OptionError
 from keepwarm.resources import Resources, checked_names, real_number, whole_number
 from keepwarm_wire.fields import FOREVER_US, TEXT_LONG_MAX
 from keepwarm_wire.spec import RequirementError, SpecError, canonical_spec
+from keepwarm_wire.texts import TEXT_BYTES_MAX, text_bytes
 
 __all__ = ["Options", "Resources", "Retry", "Timeouts", "duration_us"]
 
@@ -31,9 +32,6 @@ STARTUP_TIMEOUT_DEFAULT_S: Final = 600.0
 RETRIES_MAX: Final = 1_000
 PRIORITY_MIN: Final = -100
 PRIORITY_MAX: Final = 100
-TEXT_BYTES_MAX: Final = 1024 * 1024
-"""What a scheduler takes of a function's variables, labels and custom resources, as it counts them."""
-
 RUNNING_PYTHON: Final = "{}.{}".format(*sys.version_info[:2])
 
 # What people write who come from elsewhere, and too far from the right name for difflib.
@@ -275,7 +273,7 @@ def _check_size(options: Options) -> None:
     assert isinstance(options.resources, Resources)
     labels, custom = options.resources.labels, options.resources.custom
     try:
-        size = sum(map(_text_bytes, (*options.env_vars.items(), *labels.items(), *custom.items())))
+        size = text_bytes((*options.env_vars.items(), *labels.items(), *custom.items()))
     except UnicodeEncodeError as error:
         raise OptionError(f"env_vars and resources: {error.object!r} cannot be written as UTF-8") from None
     if size > TEXT_BYTES_MAX:
@@ -283,11 +281,6 @@ def _check_size(options: Options) -> None:
             f"env_vars, resources.labels and resources.custom: together they take up {size} bytes, at most "
             f"{TEXT_BYTES_MAX} are allowed; pass what is large as an argument"
         )
-
-
-def _text_bytes(entry: tuple[object, ...]) -> int:
-    """About what a name with its value takes up. Schedulers count the same way, and refuse who exceeds it."""
-    return 32 + sum(len(part.encode()) for part in entry if isinstance(part, str))
 
 
 def _setup(value: object) -> Callable[[], Any] | None:

@@ -189,9 +189,7 @@ def _accept(cluster: Cluster, session: Session, declared: Function, message: Sub
     options = function.options
     set_timeouts(cluster, call, options.queue_timeout_us, options.overall_timeout_us)
     keep(cluster, message.arguments)
-    # What the session uploaded is kept apart from now on; another call of its own may need it, too.
-    cluster.claim(message.arguments)
-    cluster.drop(message.arguments)
+    cluster.discard(message.arguments)  # what the session uploaded is kept apart from now on
     cluster.effects.append(
         SaveCall(
             number,

@@ -35,7 +35,6 @@ from keepwarm_scheduler.core.dispatching import expire, serve_node
 from keepwarm_scheduler.core.effects import Effect, Send, StopProcess
 from keepwarm_scheduler.core.events import Event, PeerLost, PeerMessage, Principal, Restored, Tick
 from keepwarm_scheduler.core.state import Call, Node, Session
-from keepwarm_scheduler.core.texts import TEXT_BYTES_MAX, text_bytes
 from keepwarm_scheduler.core.transitions import NodeState
 from keepwarm_wire.identifiers import epoch_of
 from keepwarm_wire.messages import (
@@ -75,6 +74,7 @@ from keepwarm_wire.messages import (
     SubmitDetached,
     Welcome,
 )
+from keepwarm_wire.texts import TEXT_BYTES_MAX, text_bytes
 from keepwarm_wire.version import negotiate
 
 __all__ = ["SchedulerCore"]

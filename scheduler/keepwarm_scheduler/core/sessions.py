@@ -10,7 +10,6 @@ from keepwarm_scheduler.core.events import LOCAL, Principal
 from keepwarm_scheduler.core.outcomes import forget, record
 from keepwarm_scheduler.core.recovery import hold_back
 from keepwarm_scheduler.core.state import Call, Environment, Function, Session
-from keepwarm_scheduler.core.texts import TEXT_BYTES_MAX, text_bytes
 from keepwarm_scheduler.core.transitions import CallState
 from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.messages import (
@@ -27,6 +26,7 @@ from keepwarm_wire.messages import (
     Welcome,
 )
 from keepwarm_wire.spec import Spec, SpecError, parse_spec, spec_key
+from keepwarm_wire.texts import TEXT_BYTES_MAX, text_bytes
 
 __all__ = [
     "beat",

@@ -5,11 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
-import os
 import pickle
 import pickletools
-import signal
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,14 +18,12 @@ from keepwarm.errors import ArgumentNotSerializable, CallCancelled, FunctionNotS
 from keepwarm.function import IsolatedFunction
 from keepwarm.futures import Future
 from keepwarm.pickling import CODEC
+from support.forking import works_in_a_child
 from support.loopback import LoopbackClient
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> LoopbackClient:
-    """Put a loopback client in place of the network."""
-    loopback = LoopbackClient()
-    monkeypatch.setattr("keepwarm.function.current_client", lambda: loopback)
+def client(loopback: LoopbackClient) -> LoopbackClient:
     return loopback
 
 
@@ -233,24 +228,10 @@ def test_map_waits_where_its_arguments_have_no_room(monkeypatch: pytest.MonkeyPa
 def test_a_fork_while_another_thread_prepares_a_function() -> None:
     """The child has locks of its own: nobody is there to release the other thread's."""
     fresh, other = isolated(lambda: 1), square
-    locked, release = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with fresh._body._lock:
-            locked.set()
-            release.wait(20)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    locked.wait(20)
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the test run's own would go on with the tests here
-        signal.alarm(20)
-        os._exit(0 if fresh.prepared.payload and other.prepared.payload and fresh.local() == 1 else 3)
-    release.set()
-    thread.join()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert works_in_a_child(
+        fresh._body._lock,
+        lambda: bool(fresh.prepared.payload and other.prepared.payload) and fresh.local() == 1,
+    )
 
 
 def test_wrong_use_of_map(client: LoopbackClient) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
 import pickle
-import signal
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -17,6 +15,7 @@ import pytest
 from keepwarm import futures
 from keepwarm.errors import CallCancelled
 from keepwarm.futures import Future
+from support.forking import works_in_a_child
 
 LIMIT_S = 30.0
 
@@ -324,23 +323,10 @@ def test_memory() -> None:
 
 def test_a_fork_while_another_thread_is_at_a_future() -> None:
     """The child's futures have a lock of their own: nobody is there to release the other thread's."""
-    locked, release = threading.Event(), threading.Event()
 
-    def hold() -> None:
-        with futures._LOCK:
-            locked.set()
-            release.wait(20)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    locked.wait(20)
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the test run's own would go on with the tests here
-        signal.alarm(20)
+    def finishes_one() -> bool:
         future: Future[int] = Future()
         future.add_done_callback(lambda _: None)
-        os._exit(0 if future._finish(lambda: 1) and future.result() == 1 else 3)
-    release.set()
-    thread.join()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return future._finish(lambda: 1) and future.result() == 1
+
+    assert works_in_a_child(futures._LOCK, finishes_one)

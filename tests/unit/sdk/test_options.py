@@ -24,10 +24,10 @@ from keepwarm.options import (
     duration_us,
 )
 from keepwarm.resources import parse_size
-from keepwarm_scheduler.core.texts import TEXT_BYTES_MAX, text_bytes
 from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.messages import RetryLimits, Submit
 from keepwarm_wire.spec import canonical_spec
+from keepwarm_wire.texts import TEXT_BYTES_MAX, text_bytes
 
 
 def load() -> int:

@@ -19,10 +19,7 @@ color: contextvars.ContextVar[str] = contextvars.ContextVar("color", default="no
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> LoopbackClient:
-    """Put a loopback client in place of the network."""
-    loopback = LoopbackClient()
-    monkeypatch.setattr("keepwarm.function.current_client", lambda: loopback)
+def client(loopback: LoopbackClient) -> LoopbackClient:
     return loopback
 
 

@@ -6,6 +6,8 @@ from keepwarm_scheduler.core.effects import ClaimPayload, DropPayload, ForgetNod
 from keepwarm_wire import messages as wire
 from support.scheduler_driver import Agent, Client, Driver, warm
 
+LARGE = wire.Reference(b"r" * 16, 1 << 20, b"d" * 32)
+
 
 def running(driver: Driver, **changes: object) -> tuple[Client, Agent, int]:
     agent, client = driver.agent(), driver.client()
@@ -170,16 +172,21 @@ def test_an_outcome_of_a_client_that_does_not_return_is_given_up() -> None:
     assert not agent.held
 
 
-def test_a_large_result_that_is_kept_for_a_client_is_claimed_until_it_is_given_up() -> None:
-    driver = Driver()
-    _client, agent, _call = running(driver)
-    large = wire.Reference(b"r" * 16, 1 << 20, b"d" * 32)
+def kept_over_a_restart(driver: Driver) -> int:
+    """A node has kept the large result of a call over a restart of the scheduler; the call's client is not back yet."""
+    _client, agent, call = running(driver)
     driver.lose(wire.AttemptDone)
-    agent.complete(result=large)
+    agent.complete(result=LARGE)
     driver.clients.clear()
     driver.restart()
     agent.beats()
-    assert driver.done(ClaimPayload) == [ClaimPayload(large.payload_id)]
+    return call
+
+
+def test_a_large_result_that_is_kept_for_a_client_is_claimed_until_it_is_given_up() -> None:
+    driver = Driver()
+    kept_over_a_restart(driver)
+    assert driver.done(ClaimPayload) == [ClaimPayload(LARGE.payload_id)]
     assert not driver.done(DropPayload)
     driver.advance(33)
     assert len(driver.done(DropPayload)) == len(driver.done(ClaimPayload)), "as often as it was claimed"
@@ -332,17 +339,11 @@ def test_an_adopted_call_with_keep_alive_0_releases_its_instance() -> None:
 def test_a_large_result_that_was_kept_for_a_client_goes_once_the_client_has_it() -> None:
     """It is claimed twice, while it is kept and for its call, and is dropped as often."""
     driver = Driver()
-    client, agent, call = running(driver)
-    large = wire.Reference(b"r" * 16, 1 << 20, b"d" * 32)
-    driver.lose(wire.AttemptDone)
-    agent.complete(result=large)
-    driver.clients.clear()
-    driver.restart()
-    agent.beats()
+    call = kept_over_a_restart(driver)
     client = driver.client()
     client.declare()
     client.submit(number=call, resent=True)
-    assert client.outcome(call).result == large
+    assert client.outcome(call).result == LARGE
     client.acknowledge(call)
-    assert driver.done(ClaimPayload) == [ClaimPayload(large.payload_id)] * 2
-    assert driver.done(DropPayload) == [DropPayload(large.payload_id)] * 2
+    assert driver.done(ClaimPayload) == [ClaimPayload(LARGE.payload_id)] * 2
+    assert driver.done(DropPayload) == [DropPayload(LARGE.payload_id)] * 2

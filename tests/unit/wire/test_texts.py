@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keepwarm_scheduler.core.texts import TEXT_BYTES_MAX, text_bytes
+from keepwarm_wire.texts import TEXT_BYTES_MAX, text_bytes
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
