@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.hot_path.figures import Sample
-from benchmarks.hot_path.plan import COLD_START, systems_of
+from benchmarks.hot_path.plan import COLD_START, SUBMITTED, systems_of
 from benchmarks.hot_path.processes import end_descendants, rss_bytes, tree
 from benchmarks.hot_path.tiers import TIERS
 from benchmarks.hot_path.workloads import MIB, Measured, Skipped
@@ -55,13 +55,13 @@ def fresh_tree() -> Iterator[Path]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _start(home: Path, arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
+def _start(home: Path, arguments: Sequence[str], *, lends: bool = True) -> "subprocess.Popen[bytes]":
     kept = {name: value for name, value in os.environ.items() if not name.startswith(KEPT_OUT)}
     with (home / "child.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env=kept | {"KEEPWARM_HOME": str(home), "KEEPWARM_PROGRESS": "0"},
+            env=kept | {"KEEPWARM_HOME": str(home), "KEEPWARM_PROGRESS": "0", "KEEPWARM_LENDING": str(int(lends))},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -93,7 +93,8 @@ def run_once(workload: str, system: str, tier: str) -> list[Measured]:
     with fresh_tree() as home:
         file = home / "measured.json"
         arguments = ["-m", "benchmarks.hot_path.child", workload, system, tier, str(file)]
-        peak_bytes = _await(home, _start(home, arguments), workload == SAMPLED)
+        child = _start(home, arguments, lends=workload not in SUBMITTED)
+        peak_bytes = _await(home, child, workload == SAMPLED)
         answer = json.loads(file.read_text(encoding="utf-8"))
     if "skipped" in answer:
         raise Skipped(answer["skipped"])

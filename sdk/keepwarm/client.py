@@ -23,19 +23,20 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from keepwarm import local
-from keepwarm.call_future import CallFuture
+from keepwarm.call_future import CallFuture, explanation_of_unsent
 from keepwarm.connection import Connection, Patience
 from keepwarm.declaring import Declarations, Declared
 from keepwarm.delivering import Deliverer
 from keepwarm.detached_client import DetachedClient
 from keepwarm.early_ends import sentence
 from keepwarm.errors import CallCancelled, ClusterUnreachable, TooManyCalls
-from keepwarm.explanation import Explanation, explanation_of, not_sent
+from keepwarm.explanation import Explanation, explanation_of
 from keepwarm.function import IsolatedFunction
 from keepwarm.futures import Future
 from keepwarm.interruptions import Fall, interruption
-from keepwarm.session import HELD_BYTES_MAX, HELD_CALLS_MAX, Completion, Session
+from keepwarm.session import HELD_BYTES_MAX, HELD_CALLS_MAX, Session
 from keepwarm.session_calls import Call, Function
+from keepwarm.session_deliveries import Completion
 from keepwarm.waking import DeferredInterrupt, Sleeper, Wakeup
 from keepwarm_wire.fields import INLINE_BYTES_MAX
 
@@ -190,7 +191,7 @@ class Client:
             with self._lock:
                 session = self._connection.session
                 if not future.call.number:
-                    return not_sent(future.call.function.name)
+                    return explanation_of_unsent(future.call, future.call_id)
                 if session.session_id != future.session_id:
                     raise ClusterUnreachable(f"the cluster that had {future!r} was given up; nothing is known of it")
                 number = session.explain(future.call, answer)
@@ -199,8 +200,8 @@ class Client:
                 self._wakeup.wake()
             self.wait(answer, min(left_s, EXPLAIN_AGAIN_S))
             with self._lock:
-                session.forget_question(number)
-                broken = session.broken_before(future.call)
+                session.explaining.answer(number)
+                broken = session.explaining.broken_before(future.call)
         return explanation_of(answer.result(), "" if broken is None else sentence(broken))
 
     def close(self) -> int:

@@ -28,8 +28,11 @@ from keepwarm.errors import (
 )
 from keepwarm.gathering import Gathering
 from keepwarm.interruptions import BestEffort
-from keepwarm.session import Delivery, Session
+from keepwarm.loan_sockets import Closed, LoanSockets, Received
+from keepwarm.loans import Loans
+from keepwarm.session import Session
 from keepwarm.session_calls import Call, CallState
+from keepwarm.session_deliveries import Delivery
 from keepwarm.transport import KEY_REFUSED, Arrivals, Transport
 from keepwarm.waking import Wakeup
 from keepwarm_wire.key_files import StoredKey
@@ -123,6 +126,7 @@ class Connection:
         self._agent_starts: deque[int] = deque(maxlen=AGENT_STARTS_MAX)
         self._addresses: tuple[str, ...] = ()
         self._gathering = Gathering()
+        self._loan_sockets = LoanSockets(lambda: self.session.loans.borrower.requested)
 
     # ------------------------------------------------------------ one turn
 
@@ -146,10 +150,15 @@ class Connection:
             self.roused = False
             self.session.tick(now_ns)
             outgoing = self.session.take_outgoing(now_ns) if can_send else []
+            self._loan_sockets.take(self.session.loans.take_outgoing())
             wait_s = self._wait_s(now_ns, timeout_s, can_send)
             pause_s = self._gathering.pause_ns(self.session.submitted_calls) / SECOND_NS
+            lent_pause_s = self.session.loans.pause_ns() / SECOND_NS if self.session.loans.inflight else 0.0
         transport.send(outgoing)
-        if pause_s and (wait_s is None or pause_s < wait_s):
+        self._loan_sockets.send()
+        if lent_pause_s and isinstance(transport, DirectTransport) and (wait_s is None or lent_pause_s < wait_s):
+            transport.pause(lent_pause_s)
+        elif pause_s and (wait_s is None or pause_s < wait_s):
             self._wakeup.await_wake(pause_s)
         self._take(transport.receive(wait_s))
         if self._trouble_since_ns is not None or not self.session.is_open or self._is_unwelcome:
@@ -187,7 +196,7 @@ class Connection:
         if arrivals.refusal:
             self._fail_all(SchedulerRefused(not_let_in(self.where(), arrivals.refusal)))
             return
-        if not (arrivals.messages or arrivals.lost or arrivals.made):
+        if not (arrivals.messages or arrivals.lost or arrivals.made or self._loan_sockets.arrivals):
             return
         now_ns = time.monotonic_ns()
         if arrivals.messages:
@@ -202,8 +211,22 @@ class Connection:
             if arrivals.made:
                 self._is_connected = True
                 session.connection_made(now_ns)
+            if self._loan_sockets.arrivals:
+                self._take_lent(now_ns, session.loans)
             self.deliveries.extend(session.deliveries)
             session.deliveries.clear()
+
+    def _take_lent(self, now_ns: int, loans: Loans) -> None:
+        """Under the lock: what came from lent processes."""
+        arrivals, self._loan_sockets.arrivals = self._loan_sockets.arrivals, []
+        for arrival in arrivals:
+            if type(arrival) is Received:
+                loan, data, is_control = arrival
+                (loans.received_control if is_control else loans.received)(now_ns, loan, data)
+            elif type(arrival) is Closed:
+                loans.closed(now_ns, *arrival)
+            else:
+                loans.opened(arrival.loan)
 
     # ------------------------------------------------------------ opening and closing
 
@@ -219,7 +242,9 @@ class Connection:
 
     def _made(self, address: str) -> Transport | DirectTransport:
         if self._is_direct(address):
-            return DirectTransport(address, self._wakeup)
+            self._loan_sockets.listen()
+            self.session.loans.borrower.address = self._loan_sockets.address
+            return DirectTransport(address, self._wakeup, self._loan_sockets)
         return Transport(address, self._wakeup, self._key)
 
     def _is_direct(self, address: str) -> bool:
@@ -249,6 +274,7 @@ class Connection:
             self.session.say_goodbye(reason)
             outgoing = self.session.take_outgoing(time.monotonic_ns())
         transport, self._transport = self._transport, None
+        self._loan_sockets.end()
         if transport is not None:
             if self._is_connected:
                 transport.send(outgoing)
@@ -285,6 +311,9 @@ class Connection:
         with self._lock:
             self.session.goodbye = None
             was_sent = any(call.number for call in self.session.unanswered())
+            was_sent |= self.session.held_calls > 0 and bool(
+                self.session.loans.inflight or self.session.loans.borrower.on
+            )
             was_sent |= self.address is None and len(self.session.detached) > 0
         if was_sent:
             self._fail_all(ClusterUnreachable(f"the cluster at {self.where()} was stopped: {reason}"))
@@ -354,6 +383,7 @@ class Connection:
             self.deliveries.extend(self.session.deliveries)
             self.session = _new_session()
             self.generation += 1
+        self._loan_sockets.close()
         self._trouble_since_ns = None
         self._warned = False
         self._drop()
@@ -373,7 +403,8 @@ class Connection:
 
 def _new_session() -> Session:
     program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"  # noqa: PTH119
-    return Session(secrets.token_bytes(16), f"{program} {os.getpid()} on {sockets.gethostname()}"[:512])
+    label = f"{program} {os.getpid()} on {sockets.gethostname()}"[:512]
+    return Session(secrets.token_bytes(16), label, secrets.token_bytes(32))
 
 
 def _unreachable(where: str, what: str, limit_s: float, is_local: bool) -> str:

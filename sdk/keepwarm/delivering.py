@@ -17,8 +17,8 @@ from keepwarm.interruptions import is_the_programs
 from keepwarm.pickling import loads_result
 from keepwarm.printing import OutputPrinter
 from keepwarm.progress import choose_view
-from keepwarm.session import Completion, Delivery, Explained, Printed, Progressed
 from keepwarm.session_calls import Call, short
+from keepwarm.session_deliveries import Completion, Delivery, Explained, LoanEnded, Printed, Progressed, Returned
 from keepwarm_wire.messages import LeaseBroken, Outcome
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class Deliverer:
                 raise
 
     def _deliver(self, delivery: Delivery | Failed | Dropped) -> None:
-        if isinstance(delivery, Completion):
+        if isinstance(delivery, Returned):
+            self._return(delivery)
+        elif isinstance(delivery, Completion):
             self.complete(delivery)
         elif isinstance(delivery, Failed):
             self._end(delivery.call, delivery.error)
@@ -66,6 +68,8 @@ class Deliverer:
             self._printer.output(name, delivery.output)
         elif isinstance(delivery, Progressed):
             self.progress.progress(time.monotonic_ns(), short(delivery.function_name), delivery.progress)
+        elif isinstance(delivery, LoanEnded):
+            self._printer.finish(delivery.call.number)
         elif isinstance(delivery, Dropped):
             self._client.detached.drop(delivery.owner, delivery.error)
         else:
@@ -90,6 +94,17 @@ class Deliverer:
             self._end(call, error_of(outcome, call.function.name, call_id), outcome)
         else:
             self._end(call, result, outcome)
+
+    def _return(self, returned: Returned) -> None:
+        """A call has returned that a lent process ran."""
+        call, result, run_us = returned
+        future: Any = call.owner
+        if future is None:
+            return
+        self.progress.served(call.function.short_name)
+        future._finish_with(loads_result, result, run_us)
+        self._client.wake_sleepers(future)
+        call.owner = None
 
     def _end(self, call: Call, end: bytes | BaseException, outcome: Outcome | None = None) -> None:
         self._printer.finish(call.number)

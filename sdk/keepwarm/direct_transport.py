@@ -11,6 +11,7 @@ import socket as sockets
 import sys
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from keepwarm.interruptions import waits
 from keepwarm.transport import Arrivals, gathered
@@ -19,11 +20,13 @@ from keepwarm_wire import codec
 from keepwarm_wire.messages import Message
 from keepwarm_wire.streams import FrameSplitter, UnsentFrames, direct_path
 
-__all__ = ["DirectTransport"]
+__all__ = ["DirectTransport", "Watched"]
 
 READ_BYTES = 256 * 1024
 RETRY_S = 0.1
 _READS_PER_RECEIVE = 4
+_SELECT_BELOW = 1024
+"""What ``select`` takes, which waits for less than a millisecond where it must; ``poll`` takes any descriptor."""
 
 _NO_SIGNAL: int = getattr(sockets, "MSG_NOSIGNAL", 0)
 """Not to be killed by SIGPIPE, which programs may have set to its default."""
@@ -31,12 +34,23 @@ _SO_NOSIGPIPE = 0x1022
 """The same on macOS, as an option of the socket that Python has no name for."""
 
 
+class Watched(Protocol):
+    """Other descriptors that a wait is to end for."""
+
+    def register(self, poll: select.poll) -> None:
+        """Register them all."""
+
+    def ready(self, descriptor: int, mask: int) -> None:
+        """One of them is ready, or it is none of them."""
+
+
 class DirectTransport:
     """One connection that is made again whenever it breaks."""
 
-    def __init__(self, address: str, wakeup: Wakeup) -> None:
+    def __init__(self, address: str, wakeup: Wakeup, watched: Watched | None = None) -> None:
         self.address = address
         self._wakeup = wakeup
+        self._watched = watched
         self._socket: sockets.socket | None = None
         self._splitter = FrameSplitter()
         self._unsent = UnsentFrames()
@@ -122,6 +136,9 @@ class DirectTransport:
         for descriptor, mask in self._ready(socket, self._timeout_ms(timeout_s)):
             if descriptor == self._wakeup.fileno():
                 self._wakeup.clear()
+            elif socket is None or descriptor != socket.fileno():
+                if self._watched is not None:
+                    self._watched.ready(descriptor, mask)
             elif mask & ~select.POLLOUT and socket is self._socket:
                 bad_frames = self._read(messages)
         if self._unsent:
@@ -131,11 +148,26 @@ class DirectTransport:
         return Arrivals(messages, lost, made, bad_frames)
 
     @waits
+    def pause(self, seconds: float) -> None:
+        """Wait for the scheduler or a wake-up, whose words stay for the next look, but not for what is watched."""
+        socket = self._socket
+        waited = [self._wakeup.fileno()] if socket is None else [self._wakeup.fileno(), socket.fileno()]
+        if max(waited) < _SELECT_BELOW:
+            select.select(waited, (), (), seconds)
+            return
+        poll = select.poll()
+        for descriptor in waited:
+            poll.register(descriptor, select.POLLIN)
+        poll.poll(max(1, int(seconds * 1000)))
+
+    @waits
     def _ready(self, socket: sockets.socket | None, timeout_ms: int | None) -> list[tuple[int, int]]:
         poll = select.poll()  # one for each wait: a signal's handler may wait in the middle of another's
         poll.register(self._wakeup.fileno(), select.POLLIN)
         if socket is not None:
             poll.register(socket, select.POLLIN | select.POLLOUT if self._unsent else select.POLLIN)
+        if self._watched is not None:
+            self._watched.register(poll)
         return poll.poll(timeout_ms)
 
     def _timeout_ms(self, timeout_s: float | None) -> int | None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keepwarm.errors import InternalError
+from keepwarm_wire.messages import CallReport
 
-__all__ = ["Explanation", "Step", "explanation_of", "not_sent"]
+__all__ = ["Explanation", "Step", "explanation_of", "given_directly", "not_sent"]
 
 _NOT_KEPT = ("evicted", "died")
 """The ``cold_code`` of a call before which a lease was not kept."""
@@ -101,6 +102,20 @@ def not_sent(function: str) -> Explanation:
     """A call that this program still holds."""
     why = "It has not been sent yet: the scheduler takes only so many unanswered calls at a time, or is not reached."
     return Explanation("", function, "held", why)
+
+
+def given_directly(call_id: str, function: str, report: CallReport | None, *, is_done: bool) -> Explanation:
+    """A call that this program gave to a process itself: of it the scheduler knows nothing, but of the loan it does."""
+    place = "" if report is None else f" on node {report.node}"
+    loan = call_id.partition(".")[0]
+    summary = (
+        f"This program gave it to a ready process{place} itself, without the scheduler, which had lent that to it: "
+        f"`keepwarm explain {loan}` tells about the loan."
+    )
+    phases_s = {} if report is None else {phase.name: phase.duration_us / 1e6 for phase in report.phases}
+    state = "done" if is_done else "dispatched"
+    node = "" if report is None else report.node
+    return Explanation(call_id, function, state, summary, node=node, temperature="ready", phases_s=phases_s)
 
 
 def _step(told: dict[str, Any]) -> Step:

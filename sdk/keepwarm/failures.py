@@ -77,6 +77,7 @@ FAILURE_KINDS: Final[dict[str, type[KeepwarmError]]] = {
     "node_stopping": NodeLost,
     "lost": CallLost,
     "in_doubt": CallLost,
+    "not_lent": InternalError,
     "no_feasible_node": NoFeasibleNode,
     "cancelled": CallCancelled,
     "internal": InternalError,

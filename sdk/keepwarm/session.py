@@ -9,10 +9,13 @@ reconnection or a stall says what to send again (``docs/reference/protocol.md`` 
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
+from keepwarm.loans import Loans
 from keepwarm.session_calls import Call, CallState, Function, cancelled_here, failed
-from keepwarm.session_detached import Ask, Detached, Told
+from keepwarm.session_deliveries import Completion, Delivery, Explained, LoanEnded, Printed, Progressed, Returned
+from keepwarm.session_detached import Ask, Detached
+from keepwarm.session_explaining import Explaining
 from keepwarm.session_sending import Sending
 from keepwarm.transfers import Download, Transfers
 from keepwarm_wire.messages import (
@@ -27,6 +30,8 @@ from keepwarm_wire.messages import (
     FunctionOptions,
     Goodbye,
     LeaseBroken,
+    Lent,
+    LoanWanted,
     Message,
     Outcome,
     Output,
@@ -44,7 +49,7 @@ from keepwarm_wire.messages import (
 from keepwarm_wire.session_messages import RECEIVED_MAX
 from keepwarm_wire.version import PROTOCOL_MAX, PROTOCOL_MIN, SOFTWARE
 
-__all__ = ["Completion", "Explained", "Printed", "Progressed", "Session", "HELD_BYTES_MAX", "HELD_CALLS_MAX"]
+__all__ = ["HELD_BYTES_MAX", "HELD_CALLS_MAX", "Session"]
 
 HELD_CALLS_MAX = 1_000_000
 HELD_BYTES_MAX = 2 * 1024**3
@@ -59,47 +64,17 @@ IDLE_BEAT_FACTOR = 5
 SILENT_BEATS = 3
 """Beats without a sign of life before the session says hello again."""
 
-BROKEN_REMEMBERED = 64
 
 BEAT_NS_MIN = SECOND_NS // 100
 
 
-class Completion(NamedTuple):
-    """The one end of a call. ``result`` is its bytes when ``outcome.status`` is ``SUCCEEDED``."""
-
-    call: Call
-    outcome: Outcome
-    result: bytes | None
-
-
-class Printed(NamedTuple):
-    """A piece of what a call printed."""
-
-    call: Call
-    output: Output
-
-
-class Progressed(NamedTuple):
-    """What a function's calls are waiting for."""
-
-    function_name: str
-    progress: Progress
-
-
-class Explained(NamedTuple):
-    """The scheduler's answer to ``explain``, for whom asked."""
-
-    owner: object
-    document: bytes
-
-
-Delivery = Completion | Printed | Progressed | Explained | LeaseBroken | Told
-
-
 class Session:
-    """One session. See the module's docstring for its rules; ``session_id`` is 16 random bytes made by the caller."""
+    """One session. See the module's docstring for its rules; ``session_id`` is 16 random bytes made by the caller.
 
-    def __init__(self, session_id: bytes, label: str) -> None:
+    ``secret`` is what keys of loans are made from, of at most 64 bytes.
+    """
+
+    def __init__(self, session_id: bytes, label: str, secret: bytes = b"") -> None:
         self.session_id = session_id
         self.label = label
         self.is_open = False
@@ -110,7 +85,7 @@ class Session:
         """Why the scheduler will not talk to this client; nothing more is sent."""
         self.goodbye: Goodbye | None = None
         """The scheduler's farewell; cleared by the next ``Welcome``."""
-        self.protocol_complaints: deque[str] = deque(maxlen=8)
+        self.protocol_complaints = deque[str](maxlen=8)
         self.deliveries: deque[Delivery] = deque()
         self.held_calls = 0
         self.held_bytes = 0
@@ -120,6 +95,14 @@ class Session:
         self._downloads: Transfers[Download[Call | Ask]] = Transfers()
         self.detached = Detached(self._sending, self.deliveries, self._fetch, self._stop_fetching)
         """What is waited for about detached calls."""
+        self.loans = Loans(
+            secret or session_id,
+            borrow=self._sending.borrow,
+            cancel_loan=self._cancel_submitted,
+            submit=self._sending.queue,
+            complete=lambda now_ns, call, outcome: self._complete(now_ns, call, outcome, None),
+            succeed=self._return,
+        )
         self._received: list[int] = []
         self._received_at_ns: int | None = None
         self._hello_at_ns = 0
@@ -129,10 +112,7 @@ class Session:
         self._beat_number = 0
         self._beat_answered = 0
         self._unanswered_since_ns: int | None = None
-        self._broken: deque[tuple[int, LeaseBroken]] = deque(maxlen=BROKEN_REMEMBERED)
-        """The last leases that ended early, each with the number of the last call that had been sent then."""
-        self._questions: dict[int, object] = {}
-        self._last_question = 0
+        self.explaining = Explaining()
 
     # ------------------------------------------------------------ what the program does
 
@@ -161,7 +141,7 @@ class Session:
 
     @property
     def waiting(self) -> int:
-        """How many answers of the scheduler are waited for."""
+        """How many answers are waited for."""
         return self.held_calls + len(self.detached)
 
     @property
@@ -172,38 +152,34 @@ class Session:
     def submit(self, call: Call) -> None:
         """Take a call. It is held until the credit allows it to be sent. The caller has asked ``has_room``."""
         self.functions.begin(call.function)
-        self._sending.queue(call)
+        if not self.loans.borrower.takes(call):
+            self._sending.queue(call)
         self.held_calls += 1
         self.held_bytes += call.size
 
     def cancel(self, now_ns: int, call: Call) -> bool:
-        """Ask for a call's end; False when it has ended already. Its completion says how it ended."""
+        """Ask for a call's end; False when it has ended already. Its completion says how."""
         if call.state is CallState.DONE:
             return False
-        if call.number == 0:
+        if call.state is CallState.LENT:
+            self.loans.cancel(now_ns, call)
+        elif call.number == 0:
             self._complete(now_ns, call, cancelled_here(), None)
-        elif not call.cancelling:
+        else:
+            self._cancel_submitted(call)
+        return True
+
+    def _cancel_submitted(self, call: Call) -> None:
+        if not call.cancelling:
             call.cancelling = True
             if call.state is CallState.SUBMITTED:
                 self._outgoing.append(Cancel(call.number))
-        return True
 
     def explain(self, call: Call, owner: object) -> int:
         """Ask why a call that has been sent ran where it did; the question's number. May be asked again."""
-        self._last_question += 1
-        self._questions[self._last_question] = owner
-        self._outgoing.append(ExplainRequest(self._last_question, str(call.number)))
-        return self._last_question
-
-    def broken_before(self, call: Call) -> LeaseBroken | None:
-        """The last lease of a call's function that was broken before the call was sent, if one is remembered."""
-        name = call.function.name
-        told = (broken for sent, broken in reversed(self._broken) if sent < call.number and name in broken.functions)
-        return next(told, None)
-
-    def forget_question(self, number: int) -> None:
-        """Nobody waits for this answer any more."""
-        self._questions.pop(number, None)
+        number = self.explaining.ask(owner)
+        self._outgoing.append(ExplainRequest(number, str(call.number)))
+        return number
 
     def say_goodbye(self, reason: str) -> None:
         """End the session: the scheduler cancels what is unfinished."""
@@ -212,7 +188,7 @@ class Session:
 
     def unanswered(self) -> list[Call]:
         """Every call that has not been delivered."""
-        return self._sending.unanswered()
+        return [*self._sending.unanswered(), *self.loans.unanswered()]
 
     # ------------------------------------------------------------ what the connection does
 
@@ -255,6 +231,7 @@ class Session:
             self._outgoing += self._downloads.tick(now_ns)
         if self._received_at_ns is not None and now_ns >= self._received_at_ns:
             self._acknowledge()
+        self.loans.tick(now_ns)
         self._sending.tick(now_ns)
         self.detached.tick(now_ns, is_backed_up=is_backed_up)
         if now_ns >= self._beat_at_ns:
@@ -273,7 +250,7 @@ class Session:
             due_ns = min(due_ns, self._unanswered_since_ns + SILENT_BEATS * self._beat_ns)
         if self._received_at_ns is not None and self._received_at_ns < due_ns:
             due_ns = self._received_at_ns
-        for part in (self._sending, self.detached, self._downloads):
+        for part in (self._sending, self.detached, self._downloads, self.loans):
             at_ns = part.next_deadline()
             if at_ns is not None and at_ns < due_ns:
                 due_ns = at_ns
@@ -303,6 +280,13 @@ class Session:
         if call.number:
             self._note_received(now_ns, call.number)
         self.deliveries.append(Completion(call, outcome, result))
+
+    def _return(self, call: Call, result: bytes, run_us: int) -> None:
+        call.state, call.arguments = CallState.DONE, b""
+        self.functions.end(call.function)
+        self.held_calls -= 1
+        self.held_bytes -= call.size
+        self.deliveries.append(Returned(call, result, run_us))
 
     def _note_received(self, now_ns: int, number: int) -> None:
         self._received.append(number)
@@ -337,7 +321,12 @@ class Session:
         self._hello_due = False
         self._beat_ns = max(message.beat_interval_us * 1000, BEAT_NS_MIN)
         self._beat_at_ns = now_ns
+        self.loans.borrower.is_offered = message.lends
+        if not message.known:
+            self.loans.start_over(now_ns)
         self._sending.welcomed(now_ns, home, message.credit_calls, message.credit_bytes, message.known)
+        if self.loans.borrower.is_offered:
+            self.loans.borrower.take_from(self._sending.small)
         if message.known:
             self._outgoing += self._downloads.begin_again(now_ns)
         else:
@@ -379,8 +368,15 @@ class Session:
         if call is None:
             if 0 < message.call_number <= self._sending.last_number:
                 self._note_received(now_ns, message.call_number)
+        elif call.is_loan:
+            self._sending.finish(now_ns, call)
+            self._note_received(now_ns, call.number)
+            self.deliveries.append(LoanEnded(call))
+            if call.loan is not None:
+                self.loans.on_outcome(now_ns, call.loan, message)
         elif call.state is not CallState.FETCHING:
             result = message.result
+            self.loans.borrower.ended_elsewhere(now_ns, call, message)
             if message.status != Status.SUCCEEDED:
                 self._complete(now_ns, call, message, None)
             elif isinstance(result, Reference) and result.size:
@@ -397,9 +393,15 @@ class Session:
         for download in [download for download in self._downloads.everything() if download.owner is ask]:
             self._outgoing += self._downloads.remove(now_ns, download.payload_id)
 
-    def _on_output(self, _now_ns: int, message: Output) -> None:
+    def _on_loan(self, _now_ns: int, message: Lent | LoanWanted) -> None:
+        call = self._sending.numbered.get(message.call_number)
+        if call is not None and call.loan is not None:
+            self.loans.handle(call.loan, message)
+
+    def _on_output(self, now_ns: int, message: Output) -> None:
         call = self._sending.numbered.get(message.call_number)
         if call is not None:
+            self.loans.borrower.printed(now_ns, call.function)
             self.deliveries.append(Printed(call, message))
 
     def _on_progress(self, _now_ns: int, message: Progress) -> None:
@@ -408,11 +410,11 @@ class Session:
             self.deliveries.append(Progressed(function.name, message))
 
     def _on_lease_broken(self, _now_ns: int, message: LeaseBroken) -> None:
-        self._broken.append((self._sending.last_number, message))
+        self.explaining.broken(self._sending.last_number, message)
         self.deliveries.append(message)
 
     def _on_explained(self, _now_ns: int, message: ExplainReply) -> None:
-        owner = self._questions.pop(message.request_number, None)
+        owner = self.explaining.answer(message.request_number)
         if owner is not None:
             self.deliveries.append(Explained(owner, message.document))
 
@@ -488,6 +490,7 @@ class Session:
         Output: _on_output,
         Progress: _on_progress,
         LeaseBroken: _on_lease_broken,
+        **dict.fromkeys((Lent, LoanWanted), _on_loan),
         ExplainReply: _on_explained,
         PayloadCredit: _on_credit,
         PayloadStored: _on_stored,

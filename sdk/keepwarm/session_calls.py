@@ -3,9 +3,13 @@
 import enum
 import hashlib
 from collections import deque
+from typing import TYPE_CHECKING
 
 from keepwarm_wire.fields import INLINE_BYTES_MAX
 from keepwarm_wire.messages import DeclareFunction, Failure, FunctionOptions, Outcome, Reference, Status
+
+if TYPE_CHECKING:
+    from keepwarm.borrowing import Borrowing, Loan
 
 __all__ = ["Call", "CallState", "Function", "cancelled_here", "failed", "short"]
 
@@ -19,6 +23,8 @@ class CallState(enum.Enum):
     SUBMITTED = enum.auto()
     FETCHING = enum.auto()
     """The outcome is here, its result is on the way."""
+    LENT = enum.auto()
+    """A process that is lent to this program has it."""
     DONE = enum.auto()
 
 
@@ -26,9 +32,9 @@ class Function:
     """A function of the session, under its small number."""
 
     __slots__ = (
-        "body", "body_wanted", "codec", "has_setup", "is_declared", "is_forgotten", "is_large", "is_stored", "name",
-        "number", "options", "payload_id", "sha256", "short_name", "spec", "unanswered", "version", "waiting",
-        "was_declared",
+        "body", "body_wanted", "borrowing", "codec", "has_setup", "is_declared", "is_forgotten", "is_large",
+        "is_stored", "name", "number", "options", "payload_id", "sha256", "short_name", "spec", "unanswered", "version",
+        "waiting", "was_declared",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +72,8 @@ class Function:
         self.body_wanted = False
         self.waiting: deque[Call] = deque()
         """Calls that cannot be sent before the body is stored."""
+        self.borrowing: Borrowing | None = None
+        """What is known of its calls, where they may be given to a process directly."""
 
     @property
     def lacks_body(self) -> bool:
@@ -84,8 +92,8 @@ class Call:
     """One call. ``owner`` is whatever the client wants back with its completion; the session never looks at it."""
 
     __slots__ = (
-        "arguments", "cancelling", "credited_bytes", "first_home", "function", "in_credit", "is_uploaded", "number",
-        "owner", "payload_id", "priority", "sha256", "size", "state",
+        "arguments", "cancelling", "credited_bytes", "first_home", "function", "in_credit", "is_loan", "is_uploaded",
+        "lent_number", "loan", "number", "owner", "payload_id", "priority", "sha256", "size", "state",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +117,12 @@ class Call:
         """Cluster id and epoch under which the call was first sent."""
         self.in_credit = False
         self.credited_bytes = 0
+        self.is_loan = False
+        """Whether it is a loan's own call, which nobody outside the session knows of."""
+        self.loan: Loan | None = None
+        """That loan; or the one under which a process has the call, or had it at its end."""
+        self.lent_number = 0
+        """The call's number under that loan."""
 
     @property
     def is_large(self) -> bool:

@@ -15,6 +15,7 @@ from keepwarm.session_functions import Functions
 from keepwarm.transfers import ACTIVE_MAX, Transfers, Upload
 from keepwarm_wire.fields import INLINE_BYTES_MAX
 from keepwarm_wire.messages import (
+    Borrow,
     Cancel,
     Message,
     Payload,
@@ -47,7 +48,8 @@ class Sending:
         self.last_number = 0
         self._session_id = session_id
         self._home: tuple[bytes, int] = (b"", 0)
-        self._small = HeldCalls()
+        self.small = HeldCalls()
+        """Calls whose arguments travel in their messages."""
         self._large = HeldCalls()
         self._bodies_wanted: list[Function] = []
         self._uploads: Transfers[Upload[Call | Function]] = Transfers()
@@ -73,7 +75,7 @@ class Sending:
             function.waiting.append(call)
             self.want_body(function)
         else:
-            (self._large if call.size > INLINE_BYTES_MAX else self._small).append(call)
+            (self._large if call.size > INLINE_BYTES_MAX else self.small).append(call)
 
     def want_body(self, function: Function) -> None:
         """See that a large body gets to the scheduler."""
@@ -93,12 +95,14 @@ class Sending:
         waiting: Iterator[Call] = (call for function in self.functions for call in function.waiting)
         calls = [self.numbered[number] for number in sorted(self.numbered)]
         calls += [call for call in uploading if isinstance(call, Call) and call.number == 0]
-        calls += [call for queue in (self._small, self._large, waiting) for call in queue if call.number == 0]
-        return [call for call in calls if call.state is not CallState.DONE]
+        calls += [call for queue in (self.small, self._large, waiting) for call in queue if call.number == 0]
+        return [call for call in calls if call.state is not CallState.DONE and not call.is_loan]
 
     def finish(self, now_ns: int, call: Call) -> None:
         """A call is done: whatever is under way for it ends."""
         self.answered(now_ns, call)
+        if call.is_loan:
+            self.functions.end(call.function)
         call.state = CallState.DONE
         call.arguments = b""
         self.numbered.pop(call.number, None)
@@ -128,9 +132,12 @@ class Sending:
 
     def _start_over(self) -> None:
         calls = self.unanswered()
+        for loan in [call for call in self.numbered.values() if call.is_loan]:
+            del self.numbered[loan.number]
+            self.functions.end(loan.function)
         self.outgoing.clear()
         self._uploads.clear()
-        self._small.clear()
+        self.small.clear()
         self._large.clear()
         self._bodies_wanted.clear()
         self.functions.start_over()
@@ -147,7 +154,7 @@ class Sending:
             self.outgoing += self._uploads.tick(now_ns)
         if self._bodies_wanted:
             self._upload_bodies(now_ns)
-        if self._small:
+        if self.small:
             self._send_small()
         if self._large:
             self._send_large(now_ns)
@@ -176,7 +183,7 @@ class Sending:
         return next_chunks(self._uploads, now_ns)
 
     def _send_small(self) -> None:
-        small = self._small
+        small = self.small
         room = min(self._credit_calls - self.inflight_calls, CALLS_PER_TURN)
         if self._large and room <= ACTIVE_MAX:
             return  # the last places are for large calls, which small ones would starve
@@ -218,11 +225,7 @@ class Sending:
     def _submit(self, call: Call) -> None:
         function = call.function
         self.introduce(function)
-        if call.number == 0:
-            self.last_number += 1
-            call.number = self.last_number
-            self.numbered[call.number] = call
-            call.first_home = self._home
+        self._number(call)
         arguments: Payload = call.arguments
         if call.state is CallState.UPLOADING or call.is_uploaded:
             call.is_uploaded = True
@@ -233,10 +236,31 @@ class Sending:
         if call.cancelling:
             self.outgoing.append(Cancel(call.number))
 
+    def _number(self, call: Call) -> None:
+        if call.number == 0:
+            self.last_number += 1
+            call.number = self.last_number
+            self.numbered[call.number] = call
+            call.first_home = self._home
+
     def submit_again(self, call: Call) -> None:
         """The scheduler lacks a call that was sent; its function's declaration may be lost with it."""
         call.function.is_declared = False
-        self._submit(call)
+        if call.is_loan:
+            self.borrow(call)
+        else:
+            self._submit(call)
+
+    def borrow(self, call: Call) -> None:
+        """Ask for a loan. It is sent at once: there are few. Its function is not forgotten before it has ended."""
+        if not call.number:
+            self.functions.begin(call.function)
+        self.introduce(call.function)
+        self._number(call)
+        call.state = CallState.SUBMITTED
+        self.outgoing.append(Borrow(call.number, call.function.number, call.priority, call.arguments))
+        if call.cancelling:
+            self.outgoing.append(Cancel(call.number))
 
     def _new_payload_id(self) -> bytes:
         self._payloads_made += 1

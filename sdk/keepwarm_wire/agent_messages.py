@@ -95,7 +95,8 @@ class StopInstance(NamedTuple):
 class Dispatch(NamedTuple):
     """Run one call on one instance: this, and only this, makes an attempt.
 
-    With ``is_ahead`` the instance may be busy: the call is run after those that were sent there before.
+    With ``is_ahead`` the instance may be busy: the call is run after those that were sent there before. With
+    ``is_loan`` it is a client's ``Borrow``.
     """
 
     command: Count
@@ -109,6 +110,7 @@ class Dispatch(NamedTuple):
     run_timeout_us: Duration
     arguments: Payload
     is_ahead: bool = False
+    is_loan: bool = False
 
 
 class RecallAttempts(NamedTuple):

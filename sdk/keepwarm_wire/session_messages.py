@@ -35,6 +35,7 @@ __all__ = [
     "Goodbye",
     "DeclareFunction",
     "Submit",
+    "Borrow",
     "Cancel",
     "ForgetFunctions",
     "Received",
@@ -44,6 +45,8 @@ __all__ = [
     "Progress",
     "Output",
     "LeaseBroken",
+    "Lent",
+    "LoanWanted",
     "PayloadOffer",
     "PayloadCredit",
     "PayloadChunk",
@@ -83,6 +86,7 @@ class AgentHello(NamedTuple):
     """First message of an agent. ``incarnation`` is new at every start of the agent's process.
 
     ``ahead_max`` is how many calls it takes for a busy instance, to be run after the one that runs; 0 for none.
+    ``can_lend`` tells that its instances can be lent to clients of the same machine.
     """
 
     protocol_min: Small
@@ -96,6 +100,7 @@ class AgentHello(NamedTuple):
     labels: Annotated[tuple[Pair, ...], Many]
     last_epoch: Count
     ahead_max: Small = 0
+    can_lend: bool = False
 
 
 class AdminHello(NamedTuple):
@@ -107,7 +112,10 @@ class AdminHello(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """The scheduler takes the peer in. ``known`` is false when it has no memory of the session or incarnation."""
+    """The scheduler takes the peer in. ``known`` is false when it has no memory of the session or incarnation.
+
+    ``lends`` tells a client that it may ``Borrow``.
+    """
 
     protocol: Small
     cluster_id: Id
@@ -116,6 +124,7 @@ class Welcome(NamedTuple):
     credit_calls: Count
     credit_bytes: Count
     beat_interval_us: Duration
+    lends: bool = False
 
 
 class Refused(NamedTuple):
@@ -155,6 +164,19 @@ class Submit(NamedTuple):
     priority: Priority
     resent: bool
     arguments: Payload
+
+
+class Borrow(NamedTuple):
+    """A loan: a call like any other, under which an instance takes the client's calls from the client itself.
+
+    It waits for its turn as a call does. ``arguments`` are for the instance's runner alone. Not repeated under another
+    scheduler: what the client had in mind for it, it submits there.
+    """
+
+    call_number: Count
+    function_number: Small
+    priority: Priority
+    arguments: Inline
 
 
 class Cancel(NamedTuple):
@@ -244,6 +266,23 @@ class LeaseBroken(NamedTuple):
     cause: Sentence
     left_us: Duration
     more_notices: Count
+
+
+class Lent(NamedTuple):
+    """A loan has been sent to this instance. A notice for people's reports: not repeated when lost."""
+
+    call_number: Count
+    node: Name
+    environment_id: Name
+    instance_id: Count
+    process_id: Small
+    attempt: Count
+
+
+class LoanWanted(NamedTuple):
+    """Others wait for what is lent: give no more calls to it, and end the loan once those that it has are over."""
+
+    call_number: Count
 
 
 # ---------------------------------------------------------------- payload transfer, both ways

@@ -7,6 +7,7 @@ a mutant that no longer fits the source fails as such, instead of passing for on
 from mutants.calls_ahead import AHEAD
 from mutants.claimed_payloads import PAYLOADS
 from mutants.detached_calls import DETACHED
+from mutants.lending import LENDING
 from mutants.many_nodes import NODES
 from mutants.mutant import Edit, Mutant
 from mutants.mutant import one as _one
@@ -201,7 +202,7 @@ _SPECIAL_TERMS_AND_PRESSURE = {
         _CONTRACT + "10",
     ),
     "eviction knows no patience": _one(
-        _STARTING, "    if waited_ns >= cluster.config.patience_ns:\n", "    if waited_ns >= 0:\n",
+        _STARTING, "    if waited_ns >= cluster.config.patience_ns and", "    if waited_ns >= 0 and",
         _CONTRACT + "11_patience_then", _CONTRACT + "11_evicted",
     ),
     "a starved pool's next call has no patience either": _one(
@@ -491,6 +492,7 @@ MUTANTS: dict[str, Mutant] = {
     **_TIMING,
     **AHEAD,
     **DETACHED,
+    **LENDING,
     **NODES,
     **PAYLOADS,
     **SAVING,

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keepwarm import transfers
-from keepwarm.session import SECOND_NS, Completion, Session
+from keepwarm.session import SECOND_NS, Session
 from keepwarm.session_calls import Call
+from keepwarm.session_deliveries import Completion
 from keepwarm_wire import codec
 from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.messages import FunctionOptions, Message, RetryLimits, Status, Submit

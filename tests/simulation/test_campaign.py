@@ -17,6 +17,21 @@ EVENTS_MIN = 5_000_000
 STRIKES_MIN = 50
 """Per kind of fault, over all scenarios."""
 
+LENT_MIN, LENT_SHARE = 20_000, 0.1
+"""So many calls are given to a process directly at least, and such a part of all calls where anything is lent."""
+
+MET_MIN = 5
+
+AMID_LOANS = (
+    "lent call dies", "lent call prints", "lent call is interrupted", "lent call is given back", "loan is wanted",
+    "loan is refused", "client does not take a process in", "lent process waits for its client to read",
+    "give up loans while lent", "pause client while lent", "client dies while lent", "client restarts while lent",
+    "break client while lent", "partition client while lent", "kill busy process while lent", "lose runner while lent",
+    "crash scheduler while lent", "crash agent while lent", "stop agent while lent", "partition agent while lent",
+    "pause agent while lent",
+)  # fmt: skip
+"""What is to happen while something is lent."""
+
 _FAILURES_SHOWN = 3
 
 NEVER_USED: dict[Row, str] = {
@@ -68,3 +83,15 @@ def test_every_row_of_every_transition_table_is_used(campaign: Report) -> None:
 def test_calls_are_sent_ahead_given_back_and_follow_one_another(kind: str, campaign: Report) -> None:
     """In every second run they may be, whatever else happens in it."""
     assert campaign.faults[kind] >= STRIKES_MIN
+
+
+def test_thousands_of_calls_are_lent(campaign: Report) -> None:
+    """A good part of those that are made in bursts where anything is lent."""
+    assert campaign.met["call is lent"] >= LENT_MIN
+    assert campaign.met["call is lent"] >= LENT_SHARE * campaign.met["call where anything is lent"]
+
+
+@pytest.mark.parametrize("kind", AMID_LOANS)
+def test_everything_happens_amid_loans(kind: str, campaign: Report) -> None:
+    """Whatever may end a loan, or what runs under it, does so in some schedule."""
+    assert campaign.met[kind] >= MET_MIN

@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from keepwarm import session_sending
+from keepwarm import borrowing, loans, session_sending
+from keepwarm.session import Session
+from keepwarm.session_calls import CallState as ClientCall
 from keepwarm_scheduler.core import (
     beats,
     calls,
     dispatching,
     intervals,
     leases,
+    lending,
     machine,
     outcomes,
     places,
@@ -30,6 +33,7 @@ from keepwarm_worker.core import link
 from keepwarm_worker.core import machine as agent_machine
 from keepwarm_worker.core import outcomes as agent_outcomes
 from keepwarm_worker.core.transitions import InstanceState as AgentInstance
+from support.simulation import lending as lent_processes
 from support.simulation.cluster import simulate
 
 SEEDS_MAX = 60
@@ -196,6 +200,118 @@ def blame_the_pool(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(scheduler_instances, "_NODE_STOPPING", "never")
 
 
+# ---------------------------------------------------------------- loans
+
+
+def return_twice(patch: pytest.MonkeyPatch) -> None:
+    """The client delivers what a lent process returned two times."""
+    original = Session._return
+
+    def deliver(self: Any, call: Any, result: bytes, run_us: int) -> None:
+        original(self, call, result, run_us)
+        self.deliveries.append(self.deliveries[-1])
+
+    patch.setattr(Session, "_return", deliver)
+
+
+def drop_the_doubtful(patch: pytest.MonkeyPatch) -> None:
+    """Who knows what became of a call that had begun?"""
+    patch.setattr(loans.Loans, "_end_doubtful", lambda _self, _now_ns, _call, _ended: None)
+
+
+def submit_the_dead(patch: pytest.MonkeyPatch) -> None:
+    """A lent call that has killed its process is given to the next one."""
+
+    def end(self: Any, _now_ns: int, call: Any, _ended: Any) -> None:
+        call.state, call.loan = ClientCall.HELD, None
+        self._submit(call)
+
+    patch.setattr(loans.Loans, "_end_doubtful", end)
+
+
+def take_back_what_began(patch: pytest.MonkeyPatch) -> None:
+    """The client does not look at the board."""
+    original = loans.Loans.closed
+    patch.setattr(loans.Loans, "closed", lambda self, now_ns, loan, _begun: original(self, now_ns, loan, 0))
+
+
+def run_what_was_recalled(patch: pytest.MonkeyPatch) -> None:
+    """The process says that it gives a call back, and runs it all the same."""
+    patch.setattr(lent_processes.Lending, "begins", lambda _self, _number: True)
+
+
+def give_back_what_runs(patch: pytest.MonkeyPatch) -> None:
+    """The process gives back calls that have begun."""
+    patch.setattr(lent_processes.Lending, "may_recall", lambda _self, _number: True)
+
+
+def lend_anything(patch: pytest.MonkeyPatch) -> None:
+    """Also what has timeouts and retries, of which a lent process knows nothing."""
+    patch.setattr(borrowing, "is_lendable", lambda _options: True)
+
+
+def cancel_no_lent_call(patch: pytest.MonkeyPatch) -> None:
+    """A lent process is not told that its caller has given a call up."""
+    patch.setattr(loans.Loans, "cancel", lambda _self, _now_ns, call: setattr(call, "cancelling", True))
+
+
+def forget_what_was_given_back(patch: pytest.MonkeyPatch) -> None:
+    """Calls that a process gives back go nowhere."""
+    patch.setattr(loans.Loans, "_given_back", lambda _self, _now_ns, _loan, _calls: None)
+
+
+def submit_what_is_lent(patch: pytest.MonkeyPatch) -> None:
+    """A call that a process has is submitted too, when others want the process."""
+    original = loans.Loans.on_wanted
+
+    def on_wanted(self: Any, loan: Any) -> None:
+        for call in loan.sent:
+            if call is not None:
+                self._submit(call)
+        original(self, loan)
+
+    patch.setattr(loans.Loans, "on_wanted", on_wanted)
+
+
+def stop_lent_instances(patch: pytest.MonkeyPatch) -> None:
+    """The lease of an instance runs while it is lent, and its agent does not mind."""
+    original = lending.lent
+
+    def lent(cluster: Any, call: Any, attempt: Any) -> None:
+        original(cluster, call, attempt)
+        instance = attempt.instance
+        cluster.timer("lent too long", instance.instance_id, 60_000_000)
+
+    def stop(cluster: Any, instance_id: int) -> None:
+        instance = cluster.instances.get(instance_id)
+        if instance is not None:
+            command = cluster.next_command(instance.node)
+            cluster.send(instance.node, wire.StopInstance(command, instance_id, 0, "expired"))
+
+    stop_busy_instances(patch)
+    patch.setattr(dispatching, "dispatch", dispatching.dispatch)
+    patch.setitem(machine._OTHER_TIMERS, "lent too long", stop)
+    patch.setattr(lending, "lent", lent)
+
+
+def end_loans_at_a_restart(patch: pytest.MonkeyPatch) -> None:
+    """The client hangs up on every process when its scheduler is a new one."""
+
+    def start_over(self: Any, now_ns: int) -> None:
+        lost = wire.Outcome(0, wire.Status.LOST, b"", None, None)
+        for loan in (self.borrower.requested | self._open | self._ending).values():
+            if loan.ended is None:
+                loan.is_wanted, loan.call.state = True, ClientCall.DONE
+                self.on_outcome(now_ns, loan, lost)
+
+    patch.setattr(loans.Loans, "start_over", start_over)
+
+
+def never_end_loans(patch: pytest.MonkeyPatch) -> None:
+    """The scheduler does not see that a loan is over."""
+    patch.setattr(lending, "returned", lambda _cluster, _attempt: None)
+
+
 class Canary(NamedTuple):
     """One way to break a promise, where it shows, and who must see it."""
 
@@ -224,6 +340,19 @@ CANARIES = {
     "large outcomes are not waited for": Canary(report_while_handing_over, "scheduler-restart", "reruns"),
     "an agent that leaves fails calls": Canary(blame_the_pool, "agent-crash", "outcomes"),
     "beats end no instance": Canary(forget_ended_instances, "losing", "leaks"),
+    "what is lent returns twice": Canary(return_twice, "lending", "outcomes"),
+    "doubtful calls are dropped": Canary(drop_the_doubtful, "lending", "outcomes"),
+    "calls that killed their lent process run again": Canary(submit_the_dead, "lending", "loans"),
+    "what a lent process had begun begins anew": Canary(take_back_what_began, "lending", "loans"),
+    "lent processes run what they gave back": Canary(run_what_was_recalled, "lending", "loans"),
+    "lent processes give back what they run": Canary(give_back_what_runs, "lending", "loans"),
+    "everything is lent": Canary(lend_anything, "lending", "loans"),
+    "lent calls are not cancelled": Canary(cancel_no_lent_call, "lending", "outcomes"),
+    "what is given back is forgotten": Canary(forget_what_was_given_back, "lending", "outcomes"),
+    "what is wanted back is submitted too": Canary(submit_what_is_lent, "lending", "loans"),
+    "lent instances are stopped": Canary(stop_lent_instances, "lending", "leases"),
+    "a restart ends loans": Canary(end_loans_at_a_restart, "lending-restarts", "reruns"),
+    "loans are never over": Canary(never_end_loans, "lending", "leaks"),
 }
 
 

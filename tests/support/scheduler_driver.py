@@ -95,6 +95,17 @@ class Client:
         self.say(self.submitted[number])
         return number
 
+    def borrow(self, function: int = 1, *, number: int = 0, priority: int = 0) -> int:
+        """Ask for a loan; its number."""
+        number = number or self.last + 1
+        self.last = max(self.last, number)
+        self.say(wire.Borrow(number, function, priority, b"key and address"))
+        return number
+
+    def wanted(self) -> list[int]:
+        """The loans that were called back, each as often as it was."""
+        return [message.call_number for message in self.of(wire.LoanWanted)]
+
     def beat(self) -> None:
         self.beats += 1
         self.say(wire.ClientBeat(self.beats, self.last))
@@ -124,16 +135,26 @@ class Client:
 
 
 class Agent(ModelAgent):
-    """A model agent on a connection. With ``starts`` it makes locks and starts processes at once."""
+    """A model agent on a connection. With ``starts`` it makes locks and starts processes at once.
+
+    With ``can_lend=True`` among the resources it says that it is on the scheduler's machine.
+    """
 
     def __init__(
         self, driver: "Driver", name: str, incarnation: bytes, starts: bool, platform: str, **resources: Any
     ) -> None:
+        self.can_lend: bool = resources.pop("can_lend", False)
         super().__init__(name, incarnation, **resources)
         self.platform = platform or self.platform
         self.driver, self.starts = driver, starts
         self.heard: list[Any] = []
         self.connect()
+
+    def hello(self) -> None:
+        super().hello()
+        message = self.outbox[-1]
+        assert isinstance(message, wire.AgentHello)
+        self.outbox[-1] = message._replace(can_lend=self.can_lend)
 
     def connect(self) -> None:
         """A new connection."""
@@ -166,6 +187,20 @@ class Agent(ModelAgent):
             if self.instances[each].state == "starting":
                 self.finish_start(each)
         self.driver.settle()
+
+    def token_of(self, client: Client, number: int) -> int:
+        """The attempt of a call that is here; 0 if it is not."""
+        key = (client.session_id, number)
+        return next((token for token, one in self.attempts.items() if (one.session_id, one.call_number) == key), 0)
+
+    def has(self, client: Client, number: int) -> bool:
+        """Whether a call is here."""
+        return bool(self.token_of(client, number))
+
+    def end(self, client: Client, number: int, **how: Any) -> None:
+        """Let a call, which has to be here, end; or a client gives its loan back."""
+        assert self.has(client, number), f"call {number} is not here"
+        self.complete(self.token_of(client, number), **how)
 
     def complete(self, token: int = 0, **how: Any) -> None:
         """Let one call, or all, end."""
@@ -352,3 +387,24 @@ def warm(driver: Driver, **changes: Any) -> tuple[Client, Agent]:
     assert client.status(call) == "succeeded"
     client.acknowledge(call)
     return client, agent
+
+
+def lenders(cpus: int = 1, sessions: str = "A", **changes: Any) -> tuple[Driver, Agent, list[Client]]:
+    """A machine that lends, and sessions whose function 1 has as many warm processes as there are cores."""
+    driver = Driver()
+    agent = driver.agent(cpu=cpus * 1000, memory=64 << 30, can_lend=True)
+    clients = [driver.client(name) for name in sessions]
+    for client in clients:
+        client.declare(keep_alive=1000, **changes)
+    calls = [clients[0].submit() for _ in range(cpus)]
+    agent.complete()
+    assert len(driver.instances) == cpus
+    clients[0].acknowledge(*calls)
+    return driver, agent, clients
+
+
+def shorten(client: Client, agent: Agent, ahead_max: int = 5) -> None:
+    """Function 1 becomes known to be short, and so many calls of it are taken ahead."""
+    for _ in range(5):
+        agent.end(client, client.submit())
+    agent.ahead_max = client.driver.node(agent.name).ahead_max = ahead_max

@@ -9,6 +9,7 @@ Rules:
 
 import logging
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -352,6 +353,7 @@ def _hello(
         detection.labels(config.node, config.labels, gpu_model),
         0,
         AHEAD_MAX,
+        can_lend=sys.platform == "linux",
     )
 
 

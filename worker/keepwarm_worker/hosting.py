@@ -132,7 +132,7 @@ class Host:
             self._discard_outputs(hosted)
         hosted.given.append(effect.attempt)
         arguments = self._payload(effect.arguments)
-        flags = 0 if effect.is_timed else frames.QUIET
+        flags = (0 if effect.is_timed else frames.QUIET) | (frames.LOAN if effect.is_loan else 0)
         self._write(effect.instance_id, frames.Call(effect.attempt, effect.version, flags, arguments))
         if len(hosted.given) > 1:
             self._pace(hosted)
@@ -356,6 +356,7 @@ class Host:
 
     def _on_output(self, hosted: Hosted, stream: int, descriptor: int, _mask: int) -> None:
         read_ns = time.monotonic_ns()
+        hosted.process.board.output_comes()
         try:
             data = os.read(descriptor, OUTPUT_READ_BYTES)
         except BlockingIOError:

@@ -25,6 +25,7 @@ RUNNER_MODULES = (
     "control.py",
     "running.py",
     "unread.py",
+    "lending.py",
 )
 CLOUDPICKLE_DIRECTORY = "_keepwarm_cloudpickle"
 _HASH_DIGITS = 16

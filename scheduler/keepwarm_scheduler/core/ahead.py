@@ -4,7 +4,7 @@ Rules:
 - Only what is measured to be short is sent ahead, and no more of it than ``HORIZON_NS`` worth of running, so that
   whoever comes next waits no longer than that for its turn, and nobody is warm-started in vain; half of that where
   several sessions call, for there somebody does come next.
-- Never ahead: calls that must not run twice or are on disk, calls with large arguments, calls of private pools.
+- Never ahead: calls that must not run twice or are on disk, those with large arguments or of private pools, loans.
 - Whoever else waits for the node's cpu, or for memory, gets its turn after that: an instance is then given calls ahead
   only as it begins to be busy.
 - An attempt that is ahead has booked nothing. It takes its instance's booking when the one before it ends.
@@ -67,7 +67,7 @@ def find_room(cluster: Cluster, pool: Pool, call: Call) -> Instance | None:
 
 def _allowed(cluster: Cluster, pool: Pool, call: Call) -> int:
     function = call.function
-    is_bound = function.options.at_most_once or call.session.is_keeper or pool.is_private
+    is_bound = function.options.at_most_once or call.session.is_keeper or pool.is_private or call.is_loan
     if is_bound or type(call.arguments) is Reference:
         return 0
     is_shared = pool.shared_ns and cluster.now_ns - pool.shared_ns < _SHARED_NS

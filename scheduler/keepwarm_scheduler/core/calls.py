@@ -149,7 +149,7 @@ def lose_attempt(cluster: Cluster, attempt: Attempt, *, was_node_lost: bool) -> 
         return
     if call.session.is_keeper:
         tried(cluster, call)
-    limit = call.function.options.retries.lost_node
+    limit = 0 if call.is_loan else call.function.options.retries.lost_node
     if call.lost_nodes > limit and not call.cancel_reason:
         node = attempt.instance.node.name
         message = f"Node {node} was lost while it ran the call, for the {call.lost_nodes}. time; retries allow {limit}."
@@ -313,6 +313,8 @@ def _end_attempt(cluster: Cluster, attempt: Attempt) -> None:
 
 def _is_retried(cluster: Cluster, call: Call, failure: Failure | None) -> bool:
     """Count the failure by its class and, if the function's retries cover it, arrange another attempt."""
+    if call.is_loan:
+        return False  # its client knows what was under way
     kind = "" if failure is None else failure.kind
     limits = call.function.options.retries
     if kind in _CRASH_KINDS:

@@ -77,6 +77,7 @@ class Cluster:
         """What sessions are to be told of that at the end of the turn."""
         self.instances: dict[int, Instance] = {}
         self.attempts: dict[int, Attempt] = {}
+        self.loans: dict[int, Attempt] = {}  # those of them that are, the oldest first
         self._begin_recovery()
         self.book = Book()
         """Detached calls."""
@@ -86,8 +87,7 @@ class Cluster:
         """How much connections have said that was of no use, or beyond their credit, since somebody asked."""
         self.had_client = False
         self.is_stopping = False
-        self._last_attempt = 0
-        self._last_instance = 0
+        self._last_attempt = self._last_instance = 0
         self._finals: dict[str, list[int]] = {}
 
     def _begin_recovery(self) -> None:
@@ -210,6 +210,7 @@ class Cluster:
             if not siblings:
                 self.pools_of.pop(pool.environment_id, None)
             self.cancel_timer("recheck", pool.key)
+            self.cancel_timer("loans", pool.key)
 
     # ------------------------------------------------------------ time
 

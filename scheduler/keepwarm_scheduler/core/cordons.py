@@ -13,6 +13,7 @@ from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.dispatching import close_node, stop
 from keepwarm_scheduler.core.effects import ForgetCordon, SaveCordon, Send
 from keepwarm_scheduler.core.events import SavedCordon
+from keepwarm_scheduler.core.lending import call_all_back
 from keepwarm_scheduler.core.nodes import use_again
 from keepwarm_scheduler.core.starting import consider_starts
 from keepwarm_scheduler.core.state import Cordon, Node
@@ -98,6 +99,7 @@ def _keep(cluster: Cluster, name: str, saved: SavedCordon) -> None:
     node = cluster.nodes.get(name)
     if node is not None:
         close_node(node)
+        call_all_back(cluster, node)
 
 
 def _saved(name: str, cordon: Cordon) -> SaveCordon:

@@ -5,7 +5,7 @@ call: whichever instance is ready first takes the call at the head of the queue.
 instance is idle; a call ends, the next one waits) looks at one pool and one node, whatever the cluster's size.
 """
 
-from keepwarm_scheduler.core import notices, saving
+from keepwarm_scheduler.core import lending, notices, saving
 from keepwarm_scheduler.core.ahead import find_room, watch
 from keepwarm_scheduler.core.at_most_once import send_dispatch
 from keepwarm_scheduler.core.cluster import Cluster
@@ -68,6 +68,8 @@ def serve(cluster: Cluster, pool: Pool) -> None:
             dispatch(cluster, pool.take(), instance)
         else:
             park(instance)
+            if cluster.loans:
+                lending.wanted(cluster, pool, call)
     _send_ahead(cluster, pool)
 
 
@@ -92,7 +94,7 @@ def serve_at_once(cluster: Cluster, pool: Pool, call: Call) -> bool:
             return True
         park(instance)
         note(call, Decision(Reason.NO_CPU, cluster.now_ns, instance.node.name, instance.instance_id))
-    busy = find_room(cluster, pool, call) if pool.roomy and not pool.queue else None
+    busy = find_room(cluster, pool, call) if pool.roomy and pool.queued == len(pool.loans) else None
     if busy is None:
         return False
     dispatch(cluster, call, busy)
@@ -153,7 +155,7 @@ def has_cpu(node: Node, pool: Pool) -> bool:
 
 def park(instance: Instance) -> None:
     """An idle instance, off the stack, on a node without free cpu is set aside until cpu frees there."""
-    instance.is_parked = True
+    instance.is_parked, instance.pool.wanted_at = True, None
     instance.node.parked.setdefault(instance.pool.key, []).append(instance)
 
 
@@ -263,6 +265,8 @@ def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
         instance.busy_ns = cluster.now_ns
         pool.roomy[instance.instance_id] = instance
         _take_place(cluster, instance, attempt)
+    if call.is_loan:
+        lending.lent(cluster, call, attempt)
     options = declaration.options
     message = Dispatch(
         attempt.command,
@@ -276,6 +280,7 @@ def dispatch(cluster: Cluster, call: Call, instance: Instance) -> None:
         options.run_timeout_us,
         call.arguments,
         is_ahead,
+        call.is_loan,
     )
     if session.is_keeper or options.at_most_once:
         send_dispatch(cluster, node, call, message)
@@ -327,6 +332,8 @@ def free_instance(cluster: Cluster, attempt: Attempt) -> None:
     """An attempt is over: its booking is released and its instance, if it lives, runs the next one or is idle again."""
     instance = attempt.instance
     cluster.attempts.pop(attempt.token, None)
+    if cluster.loans:
+        lending.returned(cluster, attempt)
     if cluster.unclaimed.get(attempt.key) is attempt:
         del cluster.unclaimed[attempt.key]
         cluster.cancel_timer("unclaimed", attempt.token)

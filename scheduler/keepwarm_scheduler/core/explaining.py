@@ -60,11 +60,12 @@ def call_id(session_id: bytes, number: int) -> str:
 def explain(cluster: Cluster, name: str) -> bytes:
     """The document about a call as an operator names it: the beginning of its session's id, a dash, its number.
 
-    A detached call is named by its own id, all of it.
+    A detached call is named by its own id, all of it. Of what was given to a lent process, which ends with a point and
+    another number, only the loan is known here.
     """
     if _DETACHED_ID.fullmatch(name.strip().lower()):
         return _explain_detached(cluster, name.strip().lower())
-    digits, dash, number_text = name.strip().lower().rpartition("-")
+    digits, dash, number_text = name.strip().lower().partition(".")[0].rpartition("-")
     if not (dash and digits and _is_number(number_text) and set(digits) <= set("0123456789abcdef")):
         told = "write it like 1f2e3d4c-17, or with the 32 digits of a detached call"
         return _refusal(name, "malformed", f"{name!r} is not the name of a call: {told}.")

@@ -46,6 +46,7 @@ def check(cluster: Cluster) -> None:
     _check_recovery(cluster)
     _check_locks(cluster)
     _check_places(cluster)
+    _check_loans(cluster)
     _check_detached(cluster)
     assert not cluster.effects, "effects of a turn are left over"
 
@@ -99,12 +100,15 @@ def _check_queue(cluster: Cluster, pool: Pool, name: str) -> None:
         assert cluster.sessions.get(call.session.session_id) is call.session, f"{name}: a call of nobody waits"
     versions = Counter(call.function.run_times for call in calls)
     assert pool.waiting == versions, f"{name}: waiting is {list(pool.waiting.values())}, {list(versions.values())} wait"
-    priorities = {call.priority for call in calls}
-    lanes = {(call.priority, call.session.session_id) for call in calls}
+    priorities = {call.rank for call in calls}
+    lanes = {(call.rank, call.session.session_id) for call in calls}
     assert pool.queue.footprint() == (len(priorities), len(lanes)), f"{name}: the queue keeps empty lanes"
     head = pool.queue.head()
     assert (head is None) == (not calls), f"{name}: {len(calls)} calls wait behind {head}"
-    assert head is None or head.priority == max(priorities), f"{name}: its head is not the most urgent"
+    assert head is None or head.rank == max(priorities), f"{name}: its head is not the most urgent"
+    loans = {call for call in calls if call.is_loan}
+    assert set(pool.loans) == loans, f"{name}: {len(pool.loans)} loans counted, {len(loans)} wait"
+    assert not loans or ("loans", pool.key) in cluster.timers, f"{name}: a loan may wait for ever"
 
 
 def _check_node(cluster: Cluster, node: Node) -> None:
@@ -257,7 +261,7 @@ def _check_wheels(cluster: Cluster) -> None:
     assert len(cluster.leases) == held, "a lease of an instance that has ended"
     calls = sum(len(session.calls) for session in cluster.sessions.values())
     recovering = len(cluster.unclaimed) + len(cluster.held) + len(cluster.attempts)
-    others = len(cluster.sessions) + 2 * len(cluster.nodes) + len(cluster.pools) + len(cluster.cordons) + 3
+    others = len(cluster.sessions) + 2 * len(cluster.nodes) + 2 * len(cluster.pools) + len(cluster.cordons) + 3
     others += len(cluster.instances)  # a recall each
     book = cluster.book
     others += len(book.records) + len(book.keys) + len(book.functions) + len(book.doubts) + 1
@@ -316,6 +320,22 @@ def _check_places(cluster: Cluster) -> None:
     finished, endings = cluster.history.counts()
     assert finished <= FINISHED_KEPT, f"{finished} finished calls are remembered"
     assert endings <= ENDINGS_KEPT, f"{endings} endings are remembered"
+
+
+def _check_loans(cluster: Cluster) -> None:
+    """What is lent is held by an attempt, which is its instance's only one; every loan that is dispatched is known."""
+    for token, attempt in cluster.loans.items():
+        name, instance = f"loan {token:#x}", attempt.instance
+        assert cluster.attempts.get(token) is attempt, f"{name} is over"
+        assert attempt.call is None or attempt.call.is_loan, f"{name} is an ordinary call"
+        assert instance.attempt is attempt, f"{name}: its instance runs another call"
+        assert instance.state in (InstanceState.BUSY, InstanceState.ENDED), f"{name} holds nothing"
+        assert not instance.ahead, f"{name}: a call waits behind it"
+        assert attempt.run_times is None, f"{name} would count as a run"
+        is_watched = ("loan", token) in cluster.timers
+        assert is_watched or attempt.call is None or not attempt.loan_wanted_ns, f"{name} is called back only once"
+    tokens = {token for token, one in cluster.attempts.items() if one.call is not None and one.call.is_loan}
+    assert tokens <= set(cluster.loans), f"lent and not known to be: {tokens - set(cluster.loans)}"
 
 
 def _check_recovery(cluster: Cluster) -> None:

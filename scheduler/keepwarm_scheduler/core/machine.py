@@ -17,6 +17,7 @@ from keepwarm_scheduler.core import (
     detached_restoring,
     explaining,
     instances,
+    lending,
     nodes,
     notices,
     platforms,
@@ -46,6 +47,7 @@ from keepwarm_wire.messages import (
     AttemptOutput,
     AttemptRefused,
     AttemptStarted,
+    Borrow,
     Cancel,
     ClientBeat,
     ClientHello,
@@ -84,6 +86,7 @@ _REPLACED_BLAME = 20
 
 _FROM_CLIENT: dict[type, Callable[[Cluster, Session, Any], None]] = {
     Submit: sessions.submit_call,
+    Borrow: sessions.submit_call,
     Received: sessions.received,
     ClientBeat: sessions.beat,
     Cancel: sessions.cancel_call,
@@ -254,7 +257,7 @@ class SchedulerCore:
             self._reply(event.peer, Refused("too_large", reason))
         elif type(message) is AgentHello:
             self._unplug(event.peer, cluster.nodes.get(message.node))
-            nodes.register(cluster, event.peer, message)
+            nodes.register(cluster, event.peer, event.principal, message)
         else:
             cluster.admins[event.peer] = None
             interval_us = cluster.config.beat_interval_ns // 1_000
@@ -399,6 +402,8 @@ _OTHER_TIMERS: dict[str, Callable[[Cluster, Any], None]] = {
     "recovery": lambda cluster, _: recovery.end(cluster),
     "drain": cordons.timer_due,
     "recall": recall_due,
+    "loan": lending.look,
+    "loans": lending.weigh,
     "saved": _saved,
     "unclaimed": _unclaimed,
     "held": _held,

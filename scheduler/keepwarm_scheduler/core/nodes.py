@@ -10,7 +10,9 @@ from keepwarm_scheduler.core.calls import lose_attempt
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.dispatching import close_node, open_node, serve
 from keepwarm_scheduler.core.effects import ForgetNode, SaveNode
+from keepwarm_scheduler.core.events import LOCAL, Principal
 from keepwarm_scheduler.core.instances import end_instance, suspend
+from keepwarm_scheduler.core.lending import stop_lending
 from keepwarm_scheduler.core.places import forget_node
 from keepwarm_scheduler.core.recovery import node_reported
 from keepwarm_scheduler.core.saving import claim
@@ -25,7 +27,7 @@ _BEATS_TO_BREAK = 2
 """A connection that breaks after so many beats without a word was given up for the silence."""
 
 
-def register(cluster: Cluster, peer: bytes, hello: AgentHello) -> None:
+def register(cluster: Cluster, peer: bytes, principal: Principal, hello: AgentHello) -> None:
     """An agent says hello: a new node, a known one on a new connection, or a new process in an old one's place."""
     node = cluster.nodes.get(hello.node)
     known = node is not None and node.incarnation == hello.incarnation
@@ -38,7 +40,9 @@ def register(cluster: Cluster, peer: bytes, hello: AgentHello) -> None:
         node = _new_node(cluster, peer, hello)
     elif node.peer and node.peer != peer:
         cluster.peers.pop(node.peer, None)
-    node.peer = peer
+    node.peer, node.can_lend = peer, hello.can_lend and principal == LOCAL
+    if not node.can_lend:
+        stop_lending(cluster)
     if node.state is not NodeState.ALIVE:
         change(node, NODE, NodeState.ALIVE)
     if known:

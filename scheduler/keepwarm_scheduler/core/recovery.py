@@ -65,8 +65,8 @@ def claim(cluster: Cluster, attempt: Attempt) -> bool:
         cluster.timer("unclaimed", attempt.token, cluster.config.session_lost_ns)
         return True
     call = session.calls.get(attempt.key[1])
-    if call is None or call.state is not CallState.QUEUED:
-        return False
+    if call is None or call.state is not CallState.QUEUED or call.is_loan:
+        return False  # a loan's client has another process in mind by now
     _adopt(cluster, call, attempt)
     return True
 

@@ -2,6 +2,7 @@
 
 import hashlib
 
+from keepwarm_scheduler.core import lending
 from keepwarm_scheduler.core.at_most_once import forget_doubt, is_in_doubt
 from keepwarm_scheduler.core.calls import abandon, cancel, submit
 from keepwarm_scheduler.core.cluster import Cluster
@@ -13,6 +14,7 @@ from keepwarm_scheduler.core.state import Call, Environment, Function, Session
 from keepwarm_scheduler.core.transitions import CallState
 from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.messages import (
+    Borrow,
     Cancel,
     ClientBeat,
     ClientBeatReply,
@@ -100,6 +102,7 @@ def open_session(cluster: Cluster, peer: bytes, principal: Principal, hello: Cli
             config.credit_calls,
             config.credit_bytes,
             cluster.pace.interval_ns(cluster.peers_count) // 1_000,
+            lending.lends(cluster, session),
         ),
     )
     if is_new_here:
@@ -253,8 +256,8 @@ def environment_of(cluster: Cluster, namespace: str, text: bytes, spec: Spec) ->
     return environment
 
 
-def submit_call(cluster: Cluster, session: Session, message: Submit) -> None:
-    """One call, accepted once: a copy of a known one changes nothing."""
+def submit_call(cluster: Cluster, session: Session, message: Submit | Borrow) -> None:
+    """One call, or loan, accepted once: a copy of a known one changes nothing."""
     function = session.functions.get(message.function_number)
     is_over = len(session.calls) >= cluster.config.credit_calls * 3 // 2 or session.seen.gaps >= _GAPS_MAX
     if function is None or is_over:
@@ -271,7 +274,10 @@ def submit_call(cluster: Cluster, session: Session, message: Submit) -> None:
     session.calls[call.number] = call
     cluster.claim(message.arguments)
     set_timeouts(cluster, call, function.options.queue_timeout_us, function.options.overall_timeout_us)
-    if message.resent or is_in_doubt(cluster, call):
+    if isinstance(message, Borrow):
+        call.is_loan = True
+        submit(cluster, call)
+    elif message.resent or is_in_doubt(cluster, call):
         hold_back(cluster, call)
     else:
         submit(cluster, call)

@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import replace
 from itertools import islice
 
+from keepwarm_scheduler.core import lending
 from keepwarm_scheduler.core.ahead import called
 from keepwarm_scheduler.core.cluster import Cluster
 from keepwarm_scheduler.core.coldness import coldness
@@ -15,6 +16,7 @@ from keepwarm_scheduler.core.decisions import Decision, Reason, note
 from keepwarm_scheduler.core.dispatching import (
     book,
     enqueue,
+    has_cpu,
     next_call,
     release_booking,
     serve,
@@ -61,6 +63,8 @@ _VERSIONS_REMEMBERED = 1_000
 
 def admit(cluster: Cluster, call: Call, *, first: bool = False) -> Pool | None:
     """Put a queued call where it has to wait: in its pool's queue, or for its environment's lock."""
+    if call.is_loan and lending.is_refused(cluster, call):
+        return None
     function = call.function
     environment = function.environment
     if function.pool is None and environment.lock is not None:
@@ -76,6 +80,8 @@ def admit(cluster: Cluster, call: Call, *, first: bool = False) -> Pool | None:
         resolve(cluster, environment)
     elif not (pool.idle or pool.roomy) or not serve_at_once(cluster, pool, call):
         enqueue(pool, call, first=first)
+        if cluster.loans or call.is_loan:
+            lending.wait(cluster, pool, call)
     return pool
 
 
@@ -278,13 +284,22 @@ def recheck(cluster: Cluster, pool: Pool) -> None:
     call = next_call(pool)
     if call is None or pool.idle or pool.starting:
         return
+    if call.is_loan and not any(has_cpu(node, pool) for node in cluster.nodes.values()):
+        _wait_on(cluster, pool, call)  # it is one of many for the same calls
+        return
     demand, cold_ns = _demand(pool), expected_cold_ns(cluster, pool)
     waited_ns = cluster.now_ns - call.submitted_ns
     numbers = (demand.queued, demand.busy, demand.starting, waited_ns // 1_000, cold_ns // 1_000)
     if _start_one(cluster, pool, call, call, numbers):
         return
-    if waited_ns >= cluster.config.patience_ns:
+    if waited_ns >= cluster.config.patience_ns and not call.is_loan:
         make_room(cluster, pool, call)
+    _wait_on(cluster, pool, call)
+
+
+def _wait_on(cluster: Cluster, pool: Pool, call: Call) -> None:
+    if cluster.loans:
+        lending.wanted(cluster, pool, call)
     _look_again(cluster, pool, cluster.config.patience_ns)
 
 

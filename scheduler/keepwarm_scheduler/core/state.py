@@ -120,6 +120,10 @@ class Pool:
     queue: FairQueue["Call"] = field(default_factory=FairQueue)
     waiting: dict[RunTimes, int] = field(default_factory=dict)
     """How many calls of each function version are in the queue."""
+    loans: OrderedDict["Call", None] = field(default_factory=OrderedDict)
+    """Those in the queue that are loans."""
+    wanted_at: tuple[int, int, bool] | None = None
+    """When loans were last looked at for a call in the queue, and which there were."""
     idle: list["Instance"] = field(default_factory=list)
     roomy: OrderedDict[int, "Instance"] = field(default_factory=OrderedDict)
     """Busy ones that may take calls ahead; whether they can is looked at when one is wanted."""
@@ -182,7 +186,9 @@ class Pool:
     def push(self, call: "Call", *, first: bool = False) -> None:
         """Add a call to the queue, at the end of its owner's or at its head."""
         session, times = call.session, call.function.run_times
-        self.queue.push(session.session_id, call.priority, call, first=first)
+        self.queue.push(session.session_id, call.rank, call, first=first)
+        if call.is_loan:
+            self.loans[call] = None
         self.waiting[times] = self.waiting.get(times, 0) + 1
 
     def take(self) -> "Call":
@@ -193,11 +199,13 @@ class Pool:
 
     def remove(self, call: "Call") -> None:
         """Take a call out of the queue, wherever it waits there."""
-        if self.queue.remove(call.session.session_id, call.priority, call):
+        if self.queue.remove(call.session.session_id, call.rank, call):
             self._uncount(call)
 
     def _uncount(self, call: "Call") -> None:
         times = call.function.run_times
+        if call.is_loan:
+            del self.loans[call]
         if self.waiting[times] == 1:
             del self.waiting[times]
         else:
@@ -286,6 +294,8 @@ class Node:
     heard_ns: int
     ahead_max: int = 0
     """How many calls its agent takes for a busy instance."""
+    can_lend: bool = False
+    """It is on the scheduler's own machine, and its instances can be lent."""
     state: NodeState = NodeState.ALIVE
     is_closed: bool = False
     """No call is sent there and nothing is started: suspect, or cordoned. Its idle instances are parked."""
@@ -377,6 +387,8 @@ class Call:
     said_ns: int = 0
     """When its outcome was sent last."""
     settled_attempt: tuple["Node", int] | None = None
+    is_loan: bool = False
+    """What its attempt runs comes from its client directly (``lending``)."""
     cancel_reason: str = ""
     timed: bool = False
     lost_nodes: int = 0
@@ -389,6 +401,11 @@ class Call:
     def key(self) -> tuple[bytes, int]:
         """Session id and number: the call's identity in the cluster."""
         return (self.session.session_id, self.number)
+
+    @property
+    def rank(self) -> int:
+        """Its priority in the queue: loans come after the calls of the same priority."""
+        return self.priority * 2 - self.is_loan
 
 
 @dataclass(slots=True, eq=False)
@@ -416,3 +433,5 @@ class Attempt:
     cpu: int = 0
     custom: tuple[Quantity, ...] = ()
     run_times: RunTimes | None = None
+    loan_wanted_ns: int = 0
+    """When its client was last asked to end it, of a loan; 0 for never."""

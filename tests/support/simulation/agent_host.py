@@ -19,6 +19,9 @@ __all__ = ["PLATFORM", "AgentHost"]
 
 PLATFORM = "linux-x86_64-glibc"
 _MEASURE_NS = 3 * SECOND
+_ELSEWHERE = 0.03
+"""How often an agent says that it is on another machine: then nothing is lent while it is there."""
+
 ORPHAN_GRACE_NS = 8 * SECOND
 
 
@@ -53,6 +56,7 @@ class AgentHost:
             (Pair("zone", "simulated"),),
             0,
             machine.ahead_max,
+            machine.doors.is_open and random.random() >= _ELSEWHERE,
         )
         self.core = AgentCore(
             CoreConfig(

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Sequence
 from random import Random
 
-from keepwarm.session import Completion, Session
+from keepwarm.borrowing import is_lendable
+from keepwarm.session import Session
 from keepwarm.session_calls import Call, Function
+from keepwarm.session_deliveries import Completion, LoanEnded, Returned
 from keepwarm_wire.fields import INLINE_BYTES_MAX
-from keepwarm_wire.messages import Message
+from keepwarm_wire.messages import Failure, LoanWanted, Message, Status
 from support.simulation.clock import MILLISECOND, Alarm, HostClock, Pauses
+from support.simulation.desk import Desk
 from support.simulation.history import History
+from support.simulation.lending import Line
 from support.simulation.network import Link, Network
 from support.simulation.tally import Tally
 from support.simulation.workload import Declared, Planned
@@ -40,6 +44,7 @@ class ClientHost:
         self.planned = planned
         self.unfinished = len(planned)
         self.session = Session(random.randbytes(16), name)
+        self.desk = Desk(self)
         self._functions: list[Function] = [
             self.session.declare(
                 name=each.name,
@@ -57,25 +62,34 @@ class ClientHost:
         self.link = Link(name, self._receive, self._connected, self._disconnected)
         history.add(self.clock.now_ns, "client", name, self.session.session_id)
         network.attach(self.link)
+        self._followers = {plan.after: plan for plan in planned if plan.after}
         for plan in planned:
+            if plan.after:
+                continue
             self.clock.at(plan.at_ns, lambda plan=plan: self._submit(plan))  # type: ignore[misc]
 
     # ------------------------------------------------------------ the program
 
     def _submit(self, plan: Planned) -> None:
-        if not self._goes_on(lambda: self._submit(plan)):
-            return
+        if self._goes_on(lambda: self._submit(plan)):
+            self._begin(plan)
+            self._turn()
+
+    def _begin(self, plan: Planned) -> None:
         uid = plan.work.uid
+        if self.session.loans.borrower.address:
+            self.tally.meet("call where anything is lent")
         function = self._functions[plan.function]
         self.history.add(self.clock.now_ns, "submit", self.name, uid, function.options.cpu)
+        if is_lendable(function.options):
+            self.history.add(self.clock.now_ns, "may be lent", self.name, uid)
         call = self._calls[uid] = Call(function, plan.work.encode(), uid)
         self.session.submit(call)
         if plan.cancel_after_ns:
             self.clock.after(plan.cancel_after_ns, lambda: self._cancel(uid))
-        self._turn()
 
     def _cancel(self, uid: str) -> None:
-        if self._goes_on(lambda: self._cancel(uid)) and self.session.cancel(self._now(), self._calls[uid]):
+        if self._goes_on(lambda: self._cancel(uid)) and self.session.cancel(self.now(), self._calls[uid]):
             self.history.add(self.clock.now_ns, "cancel", self.name, uid)
             self._turn()
 
@@ -85,19 +99,20 @@ class ClientHost:
             return
         if with_goodbye:
             self.session.say_goodbye("the program ends")
-            self.network.send_up(self.link, self.session.take_outgoing(self._now()))
+            self.network.send_up(self.link, self.session.take_outgoing(self.now()))
         self.is_alive = False
         self.unfinished = 0
         self._alarm.set(None)
         self.history.add(self.clock.now_ns, "client gone", self.name)
         self.network.close(self.link)
+        self.desk.close()
 
     # ------------------------------------------------------------ the connection
 
     def _connected(self) -> None:
         if self._goes_on(self._connected):
             self.tally.messages += 1
-            self.session.connection_made(self._now())
+            self.session.connection_made(self.now())
             self._turn()
 
     def _disconnected(self) -> None:
@@ -109,11 +124,27 @@ class ClientHost:
     def _receive(self, messages: Sequence[Message]) -> None:
         if not self._goes_on(lambda: self._receive(messages)):
             return
-        now_ns = self._now()
+        now_ns = self.now()
         for message in messages:
             self.tally.messages += 1
+            if isinstance(message, LoanWanted):
+                self.tally.meet("loan is wanted")
             self.session.handle(now_ns, message)
         self._turn()
+
+    def on_line(self, line: Line) -> None:
+        """Something has come from a lent process."""
+        if self._goes_on(lambda: self.on_line(line)):
+            self.tally.messages += 1
+            self.desk.look(line)
+            self._turn()
+
+    def give_up_loans(self) -> bool:
+        """The program is interrupted amid its work with lent processes. False if it has none."""
+        if not self.is_alive or self.pauses.is_on or not self.desk.give_up():
+            return False
+        self._turn()
+        return True
 
     def _goes_on(self, action: Callable[[], None]) -> bool:
         """Whether the process runs; while it is frozen, the action waits."""
@@ -124,7 +155,8 @@ class ClientHost:
 
     # ------------------------------------------------------------ turns
 
-    def _now(self) -> int:
+    def now(self) -> int:
+        """What its machine's clock shows."""
         return self.host_clock.now()
 
     def _wake(self) -> None:
@@ -133,16 +165,15 @@ class ClientHost:
             self._turn()
 
     def _turn(self) -> None:
-        session, now_ns = self.session, self._now()
-        session.tick(now_ns)
-        if self.link.is_connected:
-            self.network.send_up(self.link, session.take_outgoing(now_ns))
-        while session.deliveries:
-            delivery = session.deliveries.popleft()
-            if isinstance(delivery, Completion):
-                self._end(delivery)
-            else:
-                self._told(delivery)
+        session = self.session
+        is_news = True
+        while is_news:
+            self._deliver()
+            now_ns = self.now()
+            session.tick(now_ns)
+            if self.link.is_connected:
+                self.network.send_up(self.link, session.take_outgoing(now_ns))
+            is_news = self.desk.send(session.loans.take_outgoing()) or bool(session.deliveries)
         assert session.refusal is None, session.refusal
         due_ns = session.next_deadline()
         if due_ns is not None and self.link.is_connected:
@@ -150,20 +181,42 @@ class ClientHost:
         else:
             self._alarm.set(None)
 
+    def _deliver(self) -> None:
+        session = self.session
+        while session.deliveries:
+            delivery = session.deliveries.popleft()
+            if isinstance(delivery, Completion):
+                self._end(delivery)
+            elif isinstance(delivery, Returned):
+                self._returned(delivery)
+            elif isinstance(delivery, LoanEnded):
+                self._loan_ended(delivery)
+            else:
+                self._told(delivery)
+
     def _told(self, delivery: object) -> None:
         """Something else that a session tells: nothing in a program of this kind."""
 
+    def _returned(self, delivery: Returned) -> None:
+        self._note_end(delivery.call.owner, Status.SUCCEEDED, delivery.result, None)
+
+    def _loan_ended(self, delivery: LoanEnded) -> None:
+        loan = delivery.call.loan
+        assert loan is not None
+        outcome, token = loan.ended, self.desk.tokens.get(loan.key, 0)
+        kind = "" if outcome is None or outcome.failure is None else outcome.failure.kind
+        if kind == "not_lent":
+            self.tally.meet("loan is refused")
+        self.history.add(self.clock.now_ns, "loan ended", self.name, token, kind)
+
     def _end(self, completion: Completion) -> None:
         outcome, result = completion.outcome, completion.result
-        failure = outcome.failure
+        self._note_end(completion.call.owner, outcome.status, b"" if result is None else result, outcome.failure)
+
+    def _note_end(self, owner: object, status: int, result: bytes, failure: Failure | None) -> None:
+        kind, message = ("", "") if failure is None else (failure.kind, failure.message)
         self.unfinished -= 1
-        self.history.add(
-            self.clock.now_ns,
-            "end",
-            self.name,
-            completion.call.owner,
-            outcome.status,
-            b"" if result is None else result[:100],
-            "" if failure is None else failure.kind,
-            "" if failure is None else failure.message[:300],
-        )
+        self.history.add(self.clock.now_ns, "end", self.name, owner, status, result[:100], kind, message[:300])
+        plan = self._followers.pop(str(owner), None)
+        if plan is not None:
+            self._begin(plan)

@@ -15,15 +15,17 @@ from random import Random
 
 from keepwarm_scheduler.config import CoreConfig
 from support.simulation.agent_host import AgentHost
+from support.simulation.bursts import burst_functions, planned_bursts
 from support.simulation.checkers import leaks
 from support.simulation.checkers.table import CHECKERS
 from support.simulation.client_host import ClientHost
-from support.simulation.clock import SECOND, Clock, HostClock
+from support.simulation.clock import MILLISECOND, SECOND, Clock, HostClock
 from support.simulation.detaching import DetachingClient, Noticeboard, planned_spawns
 from support.simulation.disk import Disk
-from support.simulation.faults import SCENARIOS, Scenario, plan
+from support.simulation.faults import SCENARIOS, Fault, Scenario, plan
 from support.simulation.history import History
 from support.simulation.leftovers import note_leftovers
+from support.simulation.lending import Doors
 from support.simulation.machines import Machine
 from support.simulation.network import CALM, Network
 from support.simulation.scheduler_host import Journal, SchedulerHost
@@ -66,6 +68,9 @@ WATCHED_EVERY = 10
 AHEAD_EVERY = 2
 """In every second run agents take calls for busy processes, and every function is known to be short."""
 AHEAD_MAX = 6
+
+AIM_MAX_NS = 20 * MILLISECOND
+"""How long after a loan has begun a fault strikes that waits for one."""
 
 _CAPACITIES = (
     {"cpu": 2000, "memory": 2048 << 20, "gpu": 1000},
@@ -125,6 +130,7 @@ class Cluster:
         self.random = Random(f"{name}:{seed}")
         self.is_watched = seed % WATCHED_EVERY == 0
         self.goes_ahead = seed % AHEAD_EVERY == 1
+        self.doors = Doors(is_open=scenario.lent_every > 0 and seed % scenario.lent_every == scenario.lent_every - 1)
         self.clock, self.history, self.tally = Clock(), History(), Tally()
         self.network = Network(self.clock, Random(self.random.random()), self.tally, scenario.rates, is_encoding)
         self.journal: Journal | Disk = Disk(self.clock) if scenario.detached else Journal()
@@ -155,7 +161,7 @@ class Cluster:
         random = Random(self.random.random())
         return Machine(
             f"n{number}", capacity, self.clock, self.history, self.tally, random, self.scenario.trouble, self.shelf,
-            crashed, AHEAD_MAX if self.goes_ahead else 0,
+            crashed, AHEAD_MAX if self.goes_ahead else 0, self.doors,
         )  # fmt: skip
 
     def _new_clock(self) -> HostClock:
@@ -183,9 +189,15 @@ class Cluster:
         declared = functions(random, random.randint(1, 4))
         until_ns = max(self.scenario.duration_ns, now_ns + SECOND)
         planned = planned_calls(random, name, calls, len(declared), now_ns, until_ns) if calls else []
+        if self.doors.is_open:
+            planned += planned_bursts(random, name, self.scenario.trains, len(declared), now_ns, until_ns)
+            declared += burst_functions(random)
         common = (name, self._new_clock(), self.network, self.history, self.tally, random)
         if not self.scenario.detached:
-            self.clients.append(ClientHost(*common, declared, planned))
+            client = ClientHost(*common, declared, planned)
+            self.clients.append(client)
+            if self.doors.is_open:
+                client.desk.open(self.doors)
             return
         spawns = planned_spawns(random, name, detached, now_ns, until_ns) if detached else []
         looks_ns = [random.randrange(now_ns, until_ns) for _ in range(detached // 2)]
@@ -227,7 +239,7 @@ class Cluster:
         """Work and faults, healing, quiet."""
         clock, history = self.clock, self.history
         for fault in plan(self.scenario, self.random):
-            clock.at(fault.at_ns, lambda fault=fault: strike(self, fault))  # type: ignore[misc]
+            clock.at(fault.at_ns, lambda fault=fault: self._strike(fault))  # type: ignore[misc]
         clock.run(self.scenario.duration_ns)
         self._heal()
         clock.run(clock.now_ns + ANSWERED_WITHIN_NS, self._is_answered)
@@ -238,6 +250,16 @@ class Cluster:
         while clock.now_ns < quiet_until_ns and (self.is_watched or self._is_something_left()):
             clock.run(min(clock.now_ns + SECOND, quiet_until_ns))
         self._note_leftovers(history)
+
+    def _strike(self, fault: Fault) -> None:
+        """Now; or, where there are loans, amid the next one."""
+        if not self.doors.is_open or fault.subject & 1:
+            strike(self, fault)
+            return
+        delay_ns = self.random.randrange(AIM_MAX_NS)
+        self.doors.on_opened.append(
+            lambda: self.clock.after(delay_ns, lambda: None if self.has_healed else strike(self, fault))
+        )
 
     def close(self) -> None:
         """Remove what is on a real disk."""

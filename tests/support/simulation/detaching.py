@@ -152,7 +152,7 @@ class DetachingClient(ClientHost):
             self.session.detached.ask(("cancel", call_id), CancelDetached(call_id), None)
         else:
             self.history.add(self.clock.now_ns, "withdrawn", self.name, call_id)
-            self.session.detached.withdraw(self._now(), spawn)
+            self.session.detached.withdraw(self.now(), spawn)
             self.unfinished -= 1
         self._turn()
 

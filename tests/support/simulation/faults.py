@@ -44,6 +44,10 @@ class Scenario(NamedTuple):
     fault_max_ns: int = 20 * SECOND
     detached: int = 0
     """How many calls each client has accepted for good, beside those that it waits for."""
+    lent_every: int = 0
+    """Of so many runs one has loans; 0 for none."""
+    trains: int = 0
+    """How many trains of bursts of short calls each client then makes."""
 
     @property
     def fault_kinds(self) -> tuple[str, ...]:
@@ -115,6 +119,24 @@ SCENARIOS: dict[str, Scenario] = {
         ),
         drift_ppm=5_000,
         clients=3,
+        lent_every=3, trains=1,
+    ),
+    "lending": Scenario(
+        faults=(
+            ("give up loans", 16), ("kill busy process", 2), ("pause client", 2), ("client dies", 1), ("lose runner", 1),
+        ),
+        agents=2, calls=4, duration_ns=15 * SECOND, fault_max_ns=BRIEF_NS, lent_every=1, trains=2,
+    ),
+    "lending-restarts": Scenario(
+        faults=(("crash scheduler", 3), ("pause client", 1), ("break client", 1)),
+        agents=2, calls=4, duration_ns=15 * SECOND, fault_max_ns=BRIEF_NS, lent_every=1, trains=2,
+    ),
+    "lending-outages": Scenario(
+        faults=(
+            ("crash scheduler", 2), ("crash agent", 1), ("partition agent", 2), ("partition client", 1),
+            ("pause agent", 1), ("client restarts", 1), ("stop agent", 1), ("break client", 1),
+        ),
+        calls=4, lent_every=1, trains=2,
     ),
     "detached": Scenario(
         faults=(("crash scheduler", 3), ("crash at sync", 3), ("client restarts", 3), ("break client", 2)),

@@ -39,6 +39,20 @@ def note_leftovers(
         if client.is_alive:
             history.add(now_ns, "left", client.name, "unanswered", len(client.session.unanswered()))
             history.add(now_ns, "left", client.name, "held", client.session.held_calls)
+            _of_loans(history, now_ns, client)
+
+
+def _of_loans(history: History, now_ns: int, client: ClientHost) -> None:
+    loans = client.session.loans
+    for name, count in (
+        ("lent calls", loans.inflight),
+        ("loans asked for", len(loans.borrower.requested)),
+        ("functions with loans", len(loans.borrower.on)),
+        ("open loans", len(loans._open)),
+        ("ending loans", len(loans._ending)),
+        ("lines", len(client.desk.lines)),
+    ):
+        history.add(now_ns, "left", client.name, name, count)
 
 
 def _of_scheduler(history: History, now_ns: int, scheduler: SchedulerHost) -> None:
@@ -51,6 +65,7 @@ def _of_scheduler(history: History, now_ns: int, scheduler: SchedulerHost) -> No
         ("queued", sum(pool.queued for pool in cluster.pools.values())),
         ("starting", sum(pool.starting for pool in cluster.pools.values())),
         ("busy", sum(pool.busy for pool in cluster.pools.values())),
+        ("loans", len(cluster.loans)),
         ("leases", len(cluster.leases)),
         ("finite instances", finite),
         ("unclaimed", len(cluster.unclaimed)),

@@ -14,6 +14,7 @@ from keepwarm_worker.core import effects, events
 from support.simulation import handover, runners
 from support.simulation.clock import MILLISECOND, SECOND, Clock
 from support.simulation.history import History
+from support.simulation.lending import Doors
 from support.simulation.runners import Process
 from support.simulation.shelf import Shelf
 from support.simulation.tally import Tally
@@ -44,9 +45,11 @@ class Machine:
         shelf: Shelf,
         crashed: dict[str, None],
         ahead_max: int,
+        doors: Doors,
     ) -> None:
         self.node, self.capacity, self.clock, self.history = node, capacity, clock, history
         self.tally, self.random, self.trouble, self.shelf = tally, random, trouble, shelf
+        self.doors = doors
         self.environments: dict[str, None] = {}
         self.processes: dict[int, Process] = {}
         self.host: AgentHost | None = None
@@ -226,8 +229,11 @@ class Machine:
 
     def _gone(self, process: Process, how: str) -> None:
         del self.processes[process.instance_id]
+        if process.lending is not None:
+            process.lending.die()
         if process.attempt:
-            self.history.add(self.clock.now_ns, "ran", self.node, process.instance_id, process.attempt, "died")
+            what = "ran" if process.lending is None else "lend over"
+            self.history.add(self.clock.now_ns, what, self.node, process.instance_id, process.attempt, "died")
         self.history.add(self.clock.now_ns, "gone", self.node, process.instance_id, how)
 
 

@@ -13,6 +13,7 @@ from keepwarm_wire.fields import INLINE_BYTES_MAX
 from keepwarm_wire.messages import Failure
 from keepwarm_worker.core import effects, events
 from support.simulation.clock import MILLISECOND, SECOND
+from support.simulation.lending import Lending
 from support.simulation.workload import ENDLESS, UNMOVED, Work, result_of
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Process:
     loaded: dict[str, bytes] = field(default_factory=dict)
     set_up: dict[str, bytes] = field(default_factory=dict)
     work: Work | None = None
+    lending: Lending | None = None
+    """What it does while it is lent."""
 
 
 def load(machine: "Machine", effect: effects.LoadFunction) -> None:
@@ -76,6 +79,9 @@ def _go_on(machine: "Machine", process: Process) -> None:
 def _begin(machine: "Machine", process: Process, effect: effects.StartCall) -> None:
     if machine.happens(machine.trouble.load, "process dies before it takes a call"):
         machine.later(1, MILLISECOND, lambda _: machine.exit(process, None, "SIGSEGV"))
+        return
+    if effect.is_loan:
+        _lend(machine, process, effect)
         return
     arguments = effect.arguments
     data = arguments if isinstance(arguments, bytes) else machine.payloads.get(arguments.payload_id)
@@ -109,6 +115,23 @@ def _begin(machine: "Machine", process: Process, effect: effects.StartCall) -> N
         machine.clock.after(begun_ns, lambda: _interrupt(machine, process, token))
 
 
+def _lend(machine: "Machine", process: Process, effect: effects.StartCall) -> None:
+    """The call is a loan."""
+    token, begun_ns = effect.attempt, MILLISECOND // 10
+    process.attempt, process.work = token, None
+    process.lending = lent = Lending(machine, process, effect, lambda why: _answer(machine, process, b"", why))
+    needs_setup = process.set_up.get(effect.name) != effect.version
+    process.is_untold = not (effect.is_timed or needs_setup)
+    if not process.is_untold:
+        _say(machine, process, token, begun_ns, events.RunnerStarted(effect.instance_id, token, needs_setup))
+    if needs_setup:
+        begun_ns += _SETUP_NS
+        machine.clock.after(begun_ns, lambda: _set_up(machine, process, effect, is_rude=False))
+    machine.clock.after(begun_ns + MILLISECOND // 10, lent.connect)
+    if token in process.interrupted:
+        machine.clock.after(begun_ns, lambda: _interrupt(machine, process, token))
+
+
 def cancel(machine: "Machine", effect: effects.CancelCall) -> None:
     """The process's call is interrupted."""
     process = machine.processes.get(effect.instance_id)
@@ -119,6 +142,8 @@ def cancel(machine: "Machine", effect: effects.CancelCall) -> None:
 def _interrupt(machine: "Machine", process: Process, token: int) -> None:
     if not _is_running(machine, process, token):
         process.interrupted[token] = None
+    elif process.lending is not None:
+        process.lending.interrupt()
     elif process.work is not None and process.work.behaviour not in UNMOVED:
         _answer(machine, process, b"", Failure("cancelled", "interrupted"))
 
@@ -191,7 +216,9 @@ def _answer(machine: "Machine", process: Process, result: bytes, failure: Failur
     token, process.attempt = process.attempt, 0
     process.is_untold = False
     how = "returned" if failure is None else "raised"
-    machine.history.add(machine.clock.now_ns, "ran", machine.node, process.instance_id, token, how)
+    what = "ran" if process.lending is None else "lend over"
+    process.lending = None
+    machine.history.add(machine.clock.now_ns, what, machine.node, process.instance_id, token, how)
     spooled: bytes | events.SpooledResult = result
     if len(result) > INLINE_BYTES_MAX:
         machine.results[token] = result

@@ -27,7 +27,10 @@ Strike = Callable[["Cluster", Fault], bool]
 def strike(cluster: "Cluster", fault: Fault) -> None:
     """Let a fault happen now."""
     cluster.history.add(cluster.clock.now_ns, "fault", fault.kind, fault.subject, fault.duration_ns)
+    are_lent = cluster.doors.are_busy
     if _STRIKES[fault.kind](cluster, fault):
+        if are_lent:
+            cluster.tally.meet(f"{fault.kind} while lent")
         cluster.tally.strike(fault.kind)
 
 
@@ -209,5 +212,6 @@ _STRIKES: dict[str, Strike] = {
         is_busy=True, out_of_memory="simulated"
     ),
     "lose runner": lambda cluster, fault: _machine(cluster, fault).lose_runner(),
+    "give up loans": lambda cluster, fault: _client(cluster, fault).give_up_loans(),
     "lose environments": lambda cluster, fault: _machine(cluster, fault).lose_environments(),
 }

@@ -17,11 +17,17 @@ class Tally:
     messages: int = 0
     timers: int = 0
     faults: dict[str, int] = field(default_factory=dict)
+    met: dict[str, int] = field(default_factory=dict)
+    """What else happened that schedules are meant to lead to."""
 
     @property
     def events(self) -> int:
         """Messages handled and timers fired."""
         return self.messages + self.timers
+
+    def meet(self, kind: str) -> None:
+        """Something that is no fault has happened."""
+        self.met[kind] = self.met.get(kind, 0) + 1
 
     def strike(self, kind: str) -> None:
         """A fault has struck."""

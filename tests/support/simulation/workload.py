@@ -23,9 +23,13 @@ __all__ = [
     "Declared",
     "Planned",
     "functions",
+    "is_under_loan",
+    "loan_of",
+    "number_under",
     "planned_calls",
     "result_of",
     "result_origin",
+    "run_under",
 ]
 
 KEEP_ALIVE_MAX_NS = 5 * SECOND
@@ -89,6 +93,8 @@ class Planned(NamedTuple):
     function: int
     work: Work
     cancel_after_ns: int
+    after: str = ""
+    """The call whose end it follows, if not at an instant of its own."""
 
 
 def result_of(work: Work, attempt: int) -> bytes:
@@ -101,6 +107,29 @@ def result_origin(result: bytes) -> tuple[str, int]:
     """The call and the attempt that made a result."""
     uid, attempt, _ = result[:200].split(b"|", 2)
     return uid.decode(), int(attempt)
+
+
+_TOKEN_BITS = 63
+
+
+def run_under(loan: int, number: int) -> int:
+    """What the history calls the run of a lent call: the loan's attempt and the call's number under it."""
+    return number << _TOKEN_BITS | loan
+
+
+def loan_of(attempt: int) -> int:
+    """The loan's attempt that a run was under; of any other run its own."""
+    return attempt & ((1 << _TOKEN_BITS) - 1)
+
+
+def number_under(attempt: int) -> int:
+    """The number of a lent call under its loan; of any other run 0."""
+    return attempt >> _TOKEN_BITS
+
+
+def is_under_loan(attempt: int) -> bool:
+    """Whether a run was a lent call's."""
+    return attempt >> _TOKEN_BITS != 0
 
 
 class _Needs(NamedTuple):

@@ -17,7 +17,7 @@ from keepwarm.delivering import Deliverer
 from keepwarm.errors import InternalError
 from keepwarm.interruptions import waits
 from keepwarm.pickling import dumps_arguments
-from keepwarm.session import Completion
+from keepwarm.session_deliveries import Completion
 from keepwarm_wire.messages import Outcome, Output, Status
 
 NUMBER = signal.SIGUSR1

@@ -21,7 +21,7 @@ KINDS = (
     "disk_full build_forbidden startup_timeout process_died out_of_memory node_lost queue_timeout run_timeout "
     "overall_timeout cancelled lost in_doubt poisoned no_feasible_node internal "
     "payload_refused payload_damaged payload_not_stored result_not_stored timed_out start_failed node_stopping "
-    "lock_failed function_not_loaded"
+    "lock_failed function_not_loaded not_lent"
 )
 TREE = [getattr(errors, name) for name in errors.__all__ if isinstance(getattr(errors, name), type)]
 ERRORS = [kind for kind in TREE if issubclass(kind, KeepwarmError)]

@@ -4,7 +4,8 @@ import hashlib
 
 import pytest
 
-from keepwarm.session import IDLE_BEAT_FACTOR, Completion, Printed, Progressed
+from keepwarm.session import IDLE_BEAT_FACTOR
+from keepwarm.session_deliveries import Completion, Printed, Progressed
 from keepwarm_wire.messages import (
     Cancel,
     ClientBeat,

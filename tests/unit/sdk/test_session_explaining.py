@@ -1,7 +1,8 @@
 """Asking the scheduler about a call: the session's part."""
 
-from keepwarm.session import Explained, Session
+from keepwarm.session import Session
 from keepwarm.session_calls import Call, Function
+from keepwarm.session_deliveries import Explained
 from keepwarm_wire.messages import ExplainReply, ExplainRequest, FunctionOptions, RetryLimits, Submit, Welcome
 
 
@@ -37,7 +38,7 @@ def test_an_answer_that_nobody_waits_for_is_ignored() -> None:
     session.handle(1, ExplainReply(number, b"{}"))
     session.handle(1, ExplainReply(number, b"{}"))
     forgotten = session.explain(call, "late")
-    session.forget_question(forgotten)
+    session.explaining.answer(forgotten)
     session.handle(1, ExplainReply(forgotten, b"{}"))
     session.handle(1, ExplainReply(99, b"{}"))
     assert list(session.deliveries) == [Explained("one", b"{}")]

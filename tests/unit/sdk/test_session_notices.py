@@ -24,7 +24,7 @@ def test_a_call_is_told_of_the_last_notice_before_it_that_concerned_its_function
         driven.out()
     stranger = driven.call(function=other)
     driven.out()
-    told = [driven.session.broken_before(call) for call in (*calls, stranger)]
+    told = [driven.session.explaining.broken_before(call) for call in (*calls, stranger)]
     assert told == [None, BROKEN, BROKEN, BROKEN._replace(instance_id=8), None]
 
 

@@ -272,7 +272,15 @@ def _give_to_runner(state: AgentState, attempt: Attempt, instance: Instance, fun
         )
     is_timed = command.run_timeout_us < FOREVER_US
     state.effects.append(
-        StartCall(instance.instance_id, attempt.token, function.name, function.version, command.arguments, is_timed)
+        StartCall(
+            instance.instance_id,
+            attempt.token,
+            function.name,
+            function.version,
+            command.arguments,
+            is_timed,
+            command.is_loan,
+        )
     )
     if instance.attempt == attempt.token:
         _set_timeout(state, attempt, command.startup_timeout_us)

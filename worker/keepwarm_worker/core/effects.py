@@ -96,6 +96,7 @@ class StartCall(NamedTuple):
     version: bytes
     arguments: bytes | Reference
     is_timed: bool = False
+    is_loan: bool = False
 
 
 class RecallCall(NamedTuple):

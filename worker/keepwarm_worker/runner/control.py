@@ -9,6 +9,7 @@ Rules:
 - An attempt that is asked back either begins or is given back, never both: one lock decides.
 - A request that comes before its attempt began is kept and raised as the attempt begins: the two sockets are not
   ordered. One that comes after is forgotten.
+- What ends a loan also ends the call that runs under it (`lending`).
 - When the control socket ends the agent is gone: the whole process group is killed at once, whatever user code does.
 """
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["CallCancelled", "CallTimeout", "Interrupts", "die_with_agent", "watch"]
+__all__ = ["CallCancelled", "CallTimeout", "Interrupts", "die_with_agent", "obey", "watch"]
 
 _INTERRUPT_SIGNAL = signal.SIGRTMIN + 3 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 _READ_BYTES = 4096
@@ -59,6 +60,7 @@ class Interrupts:
         self._lock = _thread.allocate_lock()
         self._begun = 0
         self._recalled: Dict[int, None] = {}
+        self._loan: Optional[int] = None
         signal.signal(_INTERRUPT_SIGNAL, self._on_signal)
 
     def request(self, attempt: int, error: Type[BaseException]) -> None:
@@ -67,7 +69,8 @@ class Interrupts:
             self._requests.pop(next(iter(self._requests)), None)
         self._requests[attempt] = error
         # Noted first, looked at second; `guard` does the reverse. So whichever comes last sees the other.
-        if self._interruptible == attempt:
+        running = self._interruptible
+        if running is not None and attempt in (running, self._loan):
             try:  # noqa: SIM105 - contextlib would be one more import at start
                 signal.pthread_kill(self._main_thread, _INTERRUPT_SIGNAL)
             except BlockingIOError:
@@ -96,6 +99,23 @@ class Interrupts:
     def end(self, attempt: int) -> None:
         """The attempt has its outcome: a later request for it means nothing."""
         self._requests.pop(attempt, None)
+
+    def begin_loan(self, attempt: int) -> None:
+        """From now on calls of another run under this attempt, each under a number that is only theirs meanwhile."""
+        self._loan = attempt
+
+    def end_loan(self) -> None:
+        """Those numbers mean nothing any more: nobody who knows them speaks from here on."""
+        with self._lock:
+            loan, self._loan = self._loan, None
+            if loan is not None:
+                self._begun = loan
+            self._requests = {attempt: error for attempt, error in self._requests.items() if attempt == loan}
+            self._recalled.clear()
+
+    def is_requested(self, attempt: int) -> bool:
+        """Whether an attempt is asked to end, and has not been told so."""
+        return attempt in self._requests
 
     def guard(self, attempt: int, action: Callable[[], T]) -> Tuple[Optional[T], Optional[BaseException]]:
         """Run user code. Returns its value, or the exception that ended it, the interrupting one included.
@@ -128,6 +148,8 @@ class Interrupts:
         if attempt is None:
             return
         error = self._requests.pop(attempt, None)
+        if error is None and self._loan is not None:
+            error = self._requests.get(self._loan)
         if error is not None:
             self._interruptible = None
             self.delivered = error
@@ -150,16 +172,21 @@ def _watch(control_fd: int, interrupts: Interrupts) -> None:
             if not data:
                 break
             for frame in decoder.feed(data):
-                if type(frame) is frames.Recall:
-                    if interrupts.recall(frame.attempt):
-                        os.write(control_fd, frames.encode(frames.Recalled(frame.attempt)))
-                    continue
-                error = _REQUESTS.get(type(frame))
-                if error is not None:
-                    interrupts.request(frame.attempt, error)  # type: ignore[union-attr]  # the table holds only these
+                obey(frame, control_fd, interrupts)
     except (OSError, frames.FrameError) as error:
         _complain(error)
     die_with_agent()
+
+
+def obey(frame: frames.Frame, control_fd: int, interrupts: Interrupts) -> None:
+    """Do what a frame on a control socket asks for."""
+    if type(frame) is frames.Recall:
+        if interrupts.recall(frame.attempt):
+            os.write(control_fd, frames.encode(frames.Recalled(frame.attempt)))
+        return
+    error = _REQUESTS.get(type(frame))
+    if error is not None:
+        interrupts.request(frame.attempt, error)  # type: ignore[union-attr]  # the table holds only these
 
 
 def _complain(error: Exception) -> None:

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from types import FrameType, ModuleType
     from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar
 
-    from . import running, unread
+    from . import lending, running, unread
     from .frames import Payload
 
     T = TypeVar("T")
 
-__all__ = ["serve"]
+__all__ = ["encode_outcome", "serve"]
 
 _READ_BYTES = 128 * 1024
 _NO_ARGUMENTS = serialization.fast_pickle.dumps(((), {}), serialization.PROTOCOL)
@@ -171,6 +171,7 @@ class _Runner:
         self._versions: Dict[str, bytes] = {}
         self._empty_main = _new_main()
         self._is_fork = False
+        self.loan: Optional[lending.Loan] = None
         sys.modules["__main__"] = self._empty_main
         self._handlers: Dict[Type[Any], Callable[[Any], None]] = {frames.Load: self._load, frames.Call: self._call}
 
@@ -231,7 +232,8 @@ class _Runner:
             return  # a grandchild: these numbers may be its parent's own files by now
         self._is_fork = True
         self._interrupts.abandon()
-        for descriptor in (self._data_fd, control_fd):
+        lent = () if self.loan is None else self.loan.descriptors()
+        for descriptor in (self._data_fd, control_fd, *lent):
             try:  # noqa: SIM105 - contextlib would be one more import at start
                 os.close(descriptor)
             except OSError:
@@ -268,20 +270,38 @@ class _Runner:
         call = _Call(frame, self._spool)
         error = None if is_set_up else self._prepare(call, function)
         if error is None and function is not None:
-            error = self._run(call, function)
+            error = self._lend(call, function) if frame.flags & frames.LOAN else self._run(call, function)
+        result = self._end(call, error)
+        self._waits_for_drain = printed = self._outputs.are_unread()
+        self._write(encode_outcome(call, result, printed))
+
+    def _end(self, call: _Call, error: Optional[BaseException]) -> Optional[frames.Result]:
+        """The call has run, or could not: its outcome, unless the common short form tells it."""
         sys.modules["__main__"] = self._empty_main
         if error is None:
             error = call.complete_payload()
         result = self._conclude(call, error) if error is not None or call.setup_us else None
         _flush_output()
-        self._interrupts.end(attempt)
-        self._waits_for_drain = printed = self._outputs.are_unread()
-        if result is not None:
-            self.send(result._replace(printed=printed))
-        elif type(call.payload) is bytes:
-            self._write(frames.encode_inline_done(attempt, call.run_us, printed, call.payload))
-        elif call.payload is not None:
-            self.send(frames.Done(attempt, call.run_us, printed, call.payload))
+        self._interrupts.end(call.frame.attempt)
+        return result
+
+    def _lend(self, call: _Call, function: _Function) -> Optional[BaseException]:
+        """Serve a client directly until that is over. Returns what went wrong with the loan itself."""
+        from . import lending  # few processes are lent
+
+        self.loan = lending.Loan(call.frame, self._spool, self._interrupts, self._board, self._outputs)
+        call.kind = failures.NOT_LENT
+        started_ns = perf_counter_ns()
+        error = self.loan.serve(lambda lent: self._run_lent(lent, function))
+        call.run_us = (perf_counter_ns() - started_ns) // 1000
+        self.loan = None
+        call.payload = b""
+        return error
+
+    def _run_lent(self, frame: frames.Call, function: _Function) -> Tuple[_Call, Optional[frames.Result]]:
+        """Run a call of the client that this process is lent to."""
+        call = _Call(frame, self._spool)
+        return call, self._end(call, self._run(call, function))
 
     def _prepare(self, call: _Call, function: Optional[_Function]) -> Optional[BaseException]:
         """Make the function ready. Returns what prevented it."""
@@ -369,6 +389,17 @@ class _Runner:
             call.sink.reset()
             call.codec = frames.PICKLE_CODEC
             return b""
+
+
+def encode_outcome(call: _Call, result: Optional[frames.Result], printed: bool) -> bytes:
+    """The bytes of a call's outcome: of ``result``, or of the common short form."""
+    if result is not None:
+        return frames.encode(result._replace(printed=printed))
+    payload = call.payload
+    assert payload is not None
+    if type(payload) is bytes:
+        return frames.encode_inline_done(call.frame.attempt, call.run_us, printed, payload)
+    return frames.encode(frames.Done(call.frame.attempt, call.run_us, printed, payload))
 
 
 def _end_fork(error: Optional[BaseException]) -> None:

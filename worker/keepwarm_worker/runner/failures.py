@@ -30,6 +30,7 @@ FUNCTION_UNLOADABLE = "function_unloadable"
 ARGUMENTS_UNLOADABLE = "arguments_unloadable"
 RESULT_UNPICKLABLE = "result_unpicklable"
 RESULT_NOT_STORED = "result_not_stored"
+NOT_LENT = "not_lent"
 CANCELLED = "cancelled"
 TIMED_OUT = "timed_out"
 
@@ -42,6 +43,7 @@ KINDS = (
     ARGUMENTS_UNLOADABLE,
     RESULT_UNPICKLABLE,
     RESULT_NOT_STORED,
+    NOT_LENT,
     CANCELLED,
     TIMED_OUT,
 )

@@ -50,6 +50,7 @@ __all__ = [
     "Done",
     "Result",
     "Recalled",
+    "Piece",
     "Stored",
     "Frame",
     "Payload",
@@ -59,6 +60,7 @@ __all__ = [
     "encode_inline_done",
     "codec_tag",
     "INLINE_LIMIT_BYTES",
+    "LOAN",
     "MAX_BODY_BYTES",
     "QUIET",
     "STATUS_OK",
@@ -73,6 +75,9 @@ DIGEST_BYTES = 32
 
 QUIET = 1
 """Flag of a call: its start need not be told, unless its function is to be set up first. The board tells it."""
+
+LOAN = 2
+"""Flag of a call: it is a loan, and its arguments say to whom. See `lending`."""
 
 STATUS_OK = 0
 STATUS_FAILED = 1
@@ -106,7 +111,7 @@ class Load(NamedTuple):
 
 
 class Call(NamedTuple):
-    """Agent to runner: run this attempt, after those before it. `flags` is 0 or `QUIET`."""
+    """Agent to runner: run this attempt, after those before it. `flags` is a sum of `QUIET` and `LOAN`."""
 
     attempt: int
     function_version: bytes
@@ -144,6 +149,12 @@ class Recalled(NamedTuple):
     """Runner to agent, control socket: this attempt had not begun and will not."""
 
     attempt: int
+
+
+class Piece(NamedTuple):
+    """Runner to the client that it is lent to: the next bytes of the payload that the next outcome says is `Stored`."""
+
+    data: Payload
 
 
 class Hello(NamedTuple):
@@ -203,7 +214,8 @@ class Result(NamedTuple):
 
 if TYPE_CHECKING:
     Payload = Union[bytes, Stored]
-    Frame = Union[Load, Call, Drained, Exit, Cancel, Timeout, Recall, Hello, Started, SetupDone, Done, Result, Recalled]
+    FromAgent = Union[Load, Call, Drained, Exit, Cancel, Timeout, Recall]
+    Frame = Union[FromAgent, Hello, Started, SetupDone, Done, Result, Recalled, Piece]
     Writer = Callable[[Any], bytes]
     Reader = Callable[[bytes, int], Tuple[Any, int]]
 else:
@@ -223,6 +235,7 @@ _LAYOUTS: Dict[Type[Any], Tuple[int, Tuple[str, ...]]] = {
     Result: (19, ("u64", "u8", "text", "payload", "u64", "u64", "text", "text", "text", "text", "flag")),
     Recalled: (20, ("u64",)),
     Done: (21, ("u64", "u64", "flag", "payload")),
+    Piece: (22, ("payload",)),
 }
 
 _HEADER = struct.Struct(">IB")

@@ -19,7 +19,11 @@ __all__ = ["BOARD_BYTES", "RunningBoard"]
 _LAYOUT = struct.Struct("@QQQ")
 """The attempt, when it began on CLOCK_MONOTONIC in nanoseconds, and the attempt again: equal on a whole board."""
 
-BOARD_BYTES = _LAYOUT.size
+_OUTPUTS = struct.Struct("@Q")
+"""Behind that, written by the agent: how often it has begun to read what was printed. By the client of a loan: whether
+that is over."""
+
+BOARD_BYTES = _LAYOUT.size + _OUTPUTS.size
 _READS_MAX = 100
 """Only user code that has written to the board makes it look torn for longer."""
 
@@ -41,6 +45,18 @@ class RunningBoard:
             if attempt == again:
                 return attempt, began_ns
         return 0, 0
+
+    def output_comes(self) -> None:
+        """Some of what was printed is about to be read."""
+        _OUTPUTS.pack_into(self._memory, _LAYOUT.size, (self.outputs() + 1) & 0xFFFFFFFF)
+
+    def outputs(self) -> int:
+        """A number that changes when what was printed is read: before it is gone from its pipe."""
+        return int(_OUTPUTS.unpack_from(self._memory, _LAYOUT.size)[0])
+
+    def is_over(self) -> bool:
+        """Whether the client has given up the loan that this board is of: asked for each call once it has begun."""
+        return self.outputs() != 0
 
     def close(self) -> None:
         """Unmap it."""

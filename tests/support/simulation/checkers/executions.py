@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from support.simulation.history import History
+from support.simulation.workload import loan_of
 
 __all__ = ["check"]
 
@@ -14,7 +15,7 @@ def check(history: History) -> Iterator[str]:
     for _, _, node, instance, attempt, uid, _, _, before in history.of("run"):
         if attempt in seen:
             yield f"attempt {attempt:#x} of call {uid} ran twice"
-        if attempt not in ordered:
+        if loan_of(attempt) not in ordered:
             yield f"attempt {attempt:#x} of call {uid} ran on {node} without an order"
         if before:
             yield f"instance {instance:#x} was given {attempt:#x} while it ran {before:#x}"

@@ -60,8 +60,8 @@ def check(history: History) -> Iterator[str]:
     drift_ppm = next((entry[2] for entry in history.of("drift")), 0)
     lives: dict[int, _Life] = {}
     hosts: dict[int, _Life] = {}
-    began = {entry[4] for entry in history.of("run")}
-    for entry in history.of("ready", "dispatch", "run", "ran", "stored", "stop"):
+    began = {entry[4] for entry in history.of("run", "lend")}
+    for entry in history.of("ready", "dispatch", "run", "ran", "lend", "lend over", "stored", "stop"):
         kind, instance = entry[1], entry[3]
         if kind == "stored":
             hosts[entry[4]].handed_over_ns = entry[0]
@@ -73,11 +73,11 @@ def check(history: History) -> Iterator[str]:
             if entry[4] not in began:
                 life.leases_ns.pop("", None)
                 life.unrun_ns = entry[0]
-        elif kind == "run":
+        elif kind in ("run", "lend"):
             life.leases_ns.pop("", None)
             life.functions[entry[4]] = (entry[6], entry[7])
             hosts[entry[4]] = life
-        elif kind == "ran":
+        elif kind in ("ran", "lend over"):
             name, keep_alive_us = life.functions[entry[4]]
             life.leases_ns[name] = _lease_end_ns(entry[0], keep_alive_us)
         elif kind == "stop" and not life.is_stopping:

@@ -2,7 +2,17 @@
 
 from collections.abc import Callable, Iterable
 
-from support.simulation.checkers import detached, executions, leaks, leases, outcomes, recording, reruns, resources
+from support.simulation.checkers import (
+    detached,
+    executions,
+    leaks,
+    leases,
+    loans,
+    outcomes,
+    recording,
+    reruns,
+    resources,
+)
 from support.simulation.history import History
 
 __all__ = ["CHECKERS"]
@@ -12,6 +22,7 @@ CHECKERS: dict[str, Callable[[History], Iterable[str]]] = {
     "executions": executions.check,
     "recording": recording.check,
     "leases": leases.check,
+    "loans": loans.check,
     "resources": resources.check,
     "leaks": leaks.check,
     "reruns": reruns.check,

@@ -20,6 +20,7 @@ MATRIX = """
 ClientHello           x     x      .     .    x
 DeclareFunction       x     x      .     .    x
 Submit                x     x      .     .    x
+Borrow                x     x      .     .    x
 Cancel                x     x      .     .    x
 ForgetFunctions       x     x      .     .    x
 Received              x     x      .     .    x
