@@ -130,7 +130,7 @@ def test_a_setup_is_run_before_the_loan_begins_and_its_value_comes_first(start_o
     instance = start_own()
     borrower = lender.lend(instance, "with_setup")
     assert [borrower.value(letter) for letter in "ab"] == [(1, "a"), (1, "b")]
-    assert any(isinstance(frame, frames.SetupDone) for frame in instance.frames)
+    instance.wait(lambda: any(isinstance(frame, frames.SetupDone) for frame in instance.frames))
     borrower.leave()
     succeeded(borrower)
 
