@@ -123,7 +123,8 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "lending": Scenario(
         faults=(
-            ("give up loans", 16), ("kill busy process", 2), ("pause client", 2), ("client dies", 1), ("lose runner", 1),
+            ("give up loans", 16), ("kill busy process", 2), ("pause client", 2), ("client dies", 1),
+            ("lose runner", 1),
         ),
         agents=2, calls=4, duration_ns=15 * SECOND, fault_max_ns=BRIEF_NS, lent_every=1, trains=2,
     ),
