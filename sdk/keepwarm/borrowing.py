@@ -221,6 +221,8 @@ class Borrower:
 
         Those that have a number were sent to an earlier one, which may have had them run: they are for the scheduler.
         """
+        if not self._may_borrow:
+            return
         calls, left = [call for call in held if call.state is CallState.HELD], Counter[Function]()
         held.clear()
         for call in calls:
