@@ -102,7 +102,8 @@ class Interrupts:
 
     def begin_loan(self, attempt: int) -> None:
         """From now on calls of another run under this attempt, each under a number that is only theirs meanwhile."""
-        self._loan = attempt
+        with self._lock:
+            self._loan, self._begun = attempt, 0  # their numbers begin anew
 
     def end_loan(self) -> None:
         """Those numbers mean nothing any more: nobody who knows them speaks from here on."""
