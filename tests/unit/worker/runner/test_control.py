@@ -220,3 +220,16 @@ def test_a_recall_on_the_control_socket_is_answered_there_once(
     ours.close()
     theirs.close()
     assert answers == [frames.Recalled(2), frames.Recalled(3)]
+
+
+def test_a_lent_call_is_given_back_before_the_first_of_its_loan_has_begun(interrupts: Interrupts) -> None:
+    """The loan's own attempt has a far higher number than the calls under it, which count from one."""
+    loan = 1 << 40
+    assert interrupts.begin(loan)
+    interrupts.begin_loan(loan)
+    assert interrupts.recall(2)
+    assert interrupts.begin(1)
+    assert not interrupts.begin(2)
+    interrupts.end_loan()
+    assert not interrupts.recall(loan)
+    assert interrupts.begin(loan + 1)
