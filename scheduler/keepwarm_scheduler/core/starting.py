@@ -218,8 +218,10 @@ def consider_starts(cluster: Cluster, pool: Pool, call: Call | None = None) -> N
     head = next_call(pool)
     if head is None or pool.idle:
         return
+    has_come = call is not None  # else the cluster has changed, and what was decided a moment ago may be wrong by now
     call = call or head
-    if pool.considered_ns == cluster.now_ns and pool.queued > _JUDGED_ALWAYS and pool.queued % _JUDGED_EACH:
+    is_one_of_many = pool.considered_ns == cluster.now_ns and pool.queued > _JUDGED_ALWAYS
+    if has_come and is_one_of_many and pool.queued % _JUDGED_EACH:
         assert pool.considered is not None
         note(call, pool.considered)
         return

@@ -22,6 +22,22 @@ def test_a_burst_starts_no_more_instances_than_the_nodes_cpu_can_use() -> None:
     assert len(driver.of(wire.StartInstance)) == 3
 
 
+def test_starts_that_end_in_the_instant_of_a_burst_are_made_up_for() -> None:
+    """What was decided a moment ago for the many calls of the burst does not hold once the cluster has changed."""
+    driver = Driver()
+    agent, client = driver.agent(starts=False, cpu=2000), driver.client()
+    client.declare()
+    for _ in range(80):
+        client.submit()
+    first = list(agent.instances)
+    assert len(first) == 2
+    for instance_id in first:
+        del agent.instances[instance_id]
+        driver.transmit(agent.peer, wire.InstanceEnded(instance_id, "stopped", None, True))
+    driver.settle()
+    assert len(agent.instances) == 2
+
+
 def test_a_burst_starts_no_more_instances_than_it_has_calls() -> None:
     driver = Driver()
     agent, client = driver.agent(starts=False, cpu=64_000), driver.client()
