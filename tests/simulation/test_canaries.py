@@ -245,6 +245,11 @@ def give_back_what_runs(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lent_processes.Lending, "may_recall", lambda _self, _number: True)
 
 
+def look_for_no_end(patch: pytest.MonkeyPatch) -> None:
+    """The process begins a call after its client has looked what it had begun."""
+    patch.setattr(lent_processes.Lending, "sees_end", lambda _self: False)
+
+
 def lend_anything(patch: pytest.MonkeyPatch) -> None:
     """Also what has timeouts and retries, of which a lent process knows nothing."""
     patch.setattr(borrowing, "is_lendable", lambda _options: True)
@@ -346,6 +351,7 @@ CANARIES = {
     "what a lent process had begun begins anew": Canary(take_back_what_began, "lending", "loans"),
     "lent processes run what they gave back": Canary(run_what_was_recalled, "lending", "loans"),
     "lent processes give back what they run": Canary(give_back_what_runs, "lending", "loans"),
+    "lent processes begin calls for nobody": Canary(look_for_no_end, "lending", "loans"),
     "everything is lent": Canary(lend_anything, "lending", "loans"),
     "lent calls are not cancelled": Canary(cancel_no_lent_call, "lending", "outcomes"),
     "what is given back is forgotten": Canary(forget_what_was_given_back, "lending", "outcomes"),

@@ -237,6 +237,9 @@ class Lending:
         if not self.begins(number):
             return
         self._line.begun = number
+        if self.sees_end():
+            self._end(None)  # it has taken the call for one that has not begun
+            return
         assert isinstance(frame.arguments, bytes)
         work = Work.decode(frame.arguments)
         if number in self._cancelled or self._is_interrupted:
@@ -251,6 +254,10 @@ class Lending:
                 return
         run_ns = _ENDLESS_NS if work.behaviour in ENDLESS else work.run_ns
         self._clock.after(_CALL_NS + run_ns, lambda: self._return(number))
+
+    def sees_end(self) -> bool:
+        """Whether the client has given the loan up, which it says on the board."""
+        return self._line.is_left_by_client
 
     def begins(self, number: int) -> bool:
         """Whether a call runs when its turn comes."""

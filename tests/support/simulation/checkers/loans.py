@@ -2,8 +2,7 @@
 
 A lent call runs again only if its first run ended, or its loan did, before its outcome reached the client: the process
 died, node or session were given up, the line was, or the loan was cancelled and its call with it. What a process gave
-back it never runs, and what had not begun when the client closed the line it does not begin; unless the client closed
-it while the process lived and might have had a call before it that it had not looked at.
+back it never runs, and what had not begun when the client closed the line it does not begin.
 """
 
 from collections import defaultdict
@@ -58,15 +57,13 @@ def _check_lendable(history: History, lent: list[Entry]) -> Iterator[str]:
 
 def _check_given_back(history: History, lent: list[Entry], closed: dict[int, _Closed]) -> Iterator[str]:
     """What the client was told, or concluded, had not begun has not."""
-    given_up = {entry[3] for entry in history.of("loan given up")}
     back = {entry[3]: entry[0] for entry in history.of("lent back")}
     for entry in lent:
         run, uid = entry[4], entry[5]
         if run in back:
             yield f"call {uid} was given back and ran as {run:#x}"
         end = closed.get(loan_of(run))
-        is_abrupt = end is None or end.ended == Status.LOST or loan_of(run) in given_up
-        if end is not None and not is_abrupt and number_under(run) > end.begun:
+        if end is not None and number_under(run) > end.begun:
             yield f"call {uid} ran as {run:#x}, and its client believes that it never began"
 
 
