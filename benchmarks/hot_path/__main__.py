@@ -44,6 +44,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", type=_names, help=f"some of {','.join(WORKLOADS)}")
     parser.add_argument("--quick", action="store_true", help=f"few calls of {','.join(QUICK)}")
     parser.add_argument("--peer", type=_names, default=[], help=f"also some of {','.join(PEERS)}, if importable here")
+    parser.add_argument("--lending", action="store_true", help="with KEEPWARM_LENDING=1, which is not the default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to a file")
     parser.add_argument("--chart", type=Path, metavar="DIR", help="draw hot_path.png and hot_path.svg there")
     way = parser.add_mutually_exclusive_group()
@@ -66,7 +67,7 @@ def measure(options: argparse.Namespace) -> int:
         say(f"{peer}: left out, for {sys.executable} cannot import {PEERS[peer]}")
     samples: list[Sample] = []
     try:
-        samples.extend(run_all(options.only, peers, "quick" if options.quick else "full"))
+        samples.extend(run_all(options.only, peers, "quick" if options.quick else "full", lending=options.lending))
     finally:
         if options.json:
             options.json.write_text(json.dumps([sample._asdict() for sample in samples], indent=1), encoding="utf-8")

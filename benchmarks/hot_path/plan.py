@@ -6,7 +6,7 @@ from benchmarks.hot_path import sharing, workloads
 from benchmarks.hot_path.choosing import OURS, POOL, TCP
 from benchmarks.hot_path.workloads import Workload
 
-__all__ = ["MEASURED_BY", "ONE_CLIENT", "QUICK", "SUBMITTED", "WORKLOADS", "systems_of"]
+__all__ = ["MEASURED_BY", "ONE_CLIENT", "QUICK", "WORKLOADS", "systems_of"]
 
 COLD_START = "cold_start"
 
@@ -22,18 +22,14 @@ MEASURED_BY: dict[str, Workload] = {
     "environments": sharing.environments,
     "requirements": workloads.requirements,
     "fairness": sharing.fairness,
-    "submitted": workloads.three,
     "curve": workloads.three,
     "cheapest": workloads.cheapest,
 }
 WORKLOADS = (*(name for name in MEASURED_BY if name != "cheapest"), COLD_START)
 """All of them; that of cold starts is timed from outside."""
 
-SUBMITTED = {"submitted", "curve", "cheapest"}
-"""Those in which every call passes the scheduler, as between machines: no process is lent to the program."""
-
-QUICK = tuple(name for name in WORKLOADS if name not in ("requirements", "submitted", "curve"))
-"""Those of a quick look, if nothing else is said: the others need a package index, or start many processes."""
+QUICK = tuple(name for name in WORKLOADS if name not in ("requirements", "curve"))
+"""Those of a quick look, if nothing else is said: the two others need a package index, or start many processes."""
 
 ONE_CLIENT = {"round_trip", "in_flight", "kilobyte", "millisecond", "idle", "growth", "queued", COLD_START}
 """What peers run too: one client, one environment."""

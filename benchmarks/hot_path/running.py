@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.hot_path.figures import Sample
-from benchmarks.hot_path.plan import COLD_START, SUBMITTED, systems_of
+from benchmarks.hot_path.plan import COLD_START, systems_of
 from benchmarks.hot_path.processes import end_descendants, rss_bytes, tree
 from benchmarks.hot_path.tiers import TIERS
 from benchmarks.hot_path.workloads import MIB, Measured, Skipped
@@ -55,13 +55,13 @@ def fresh_tree() -> Iterator[Path]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _start(home: Path, arguments: Sequence[str], *, lends: bool = True) -> "subprocess.Popen[bytes]":
+def _start(home: Path, arguments: Sequence[str], lending: bool) -> "subprocess.Popen[bytes]":
     kept = {name: value for name, value in os.environ.items() if not name.startswith(KEPT_OUT)}
     with (home / "child.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env=kept | {"KEEPWARM_HOME": str(home), "KEEPWARM_PROGRESS": "0", "KEEPWARM_LENDING": str(int(lends))},
+            env=kept | {"KEEPWARM_HOME": str(home), "KEEPWARM_PROGRESS": "0", "KEEPWARM_LENDING": str(int(lending))},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -86,15 +86,14 @@ def _await(home: Path, child: "subprocess.Popen[bytes]", is_sampled: bool) -> in
         return peak_bytes
 
 
-def run_once(workload: str, system: str, tier: str) -> list[Measured]:
-    """One repetition. Raises ``Failed``, or ``Skipped`` where it cannot run."""
+def run_once(workload: str, system: str, tier: str, *, lending: bool = False) -> list[Measured]:
+    """One repetition; with ``lending`` programs ask for it. Raises ``Failed``, or ``Skipped`` where it cannot run."""
     if workload == COLD_START:
-        return _first_results(system)
+        return _first_results(system, lending)
     with fresh_tree() as home:
         file = home / "measured.json"
         arguments = ["-m", "benchmarks.hot_path.child", workload, system, tier, str(file)]
-        child = _start(home, arguments, lends=workload not in SUBMITTED)
-        peak_bytes = _await(home, child, workload == SAMPLED)
+        peak_bytes = _await(home, _start(home, arguments, lending), workload == SAMPLED)
         answer = json.loads(file.read_text(encoding="utf-8"))
     if "skipped" in answer:
         raise Skipped(answer["skipped"])
@@ -104,34 +103,34 @@ def run_once(workload: str, system: str, tier: str) -> list[Measured]:
     return measured
 
 
-def _first_results(system: str) -> list[Measured]:
+def _first_results(system: str, lending: bool) -> list[Measured]:
     """Two programs, one after the other: the second may find what the first has left running."""
     measured = []
     with fresh_tree() as home:
         for case in ("nothing running", "run again"):
             file = home / "ended"
             begun_s = time.monotonic()
-            child = _start(home, [str(Path(__file__).with_name("first_result.py")), system, str(file)])
+            child = _start(home, [str(Path(__file__).with_name("first_result.py")), system, str(file)], lending)
             _await(home, child, is_sampled=False)
             measured.append(Measured(case, {"first_result_s": float(file.read_text()) - begun_s}, {}))
     return measured
 
 
-def run_all(names: Sequence[str], peers: Sequence[str], tier: str) -> Iterator[Sample]:
+def run_all(names: Sequence[str], peers: Sequence[str], tier: str, *, lending: bool = False) -> Iterator[Sample]:
     """All repetitions of these workloads, as they are measured; one that fails or cannot run is told and left out."""
     for workload in names:
         try:
-            yield from _repeat(workload, systems_of(workload, peers), tier)
+            yield from _repeat(workload, systems_of(workload, peers), tier, lending)
         except Skipped as reason:
             say(f"{workload}: left out, for {reason}")
 
 
-def _repeat(workload: str, systems: Sequence[str], tier: str) -> Iterator[Sample]:
+def _repeat(workload: str, systems: Sequence[str], tier: str, lending: bool) -> Iterator[Sample]:
     for repetition in range(TIERS[tier].repetitions):
         for system in systems if repetition % 2 == 0 else systems[::-1]:
             begun_s = time.monotonic()
             try:
-                measured = run_once(workload, system, tier)
+                measured = run_once(workload, system, tier, lending=lending)
             except Failed as reason:
                 say(f"{workload} with {system} FAILED: {reason}")
                 continue

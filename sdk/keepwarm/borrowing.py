@@ -303,8 +303,8 @@ class Borrower:
         return is_possible and not borrowing.is_barred and len(borrowing.loans) < LOANS_MAX
 
     def _met(self, function: Function) -> Borrowing | None:
-        """A function's calls come for the first time since the scheduler said that it lends."""
-        if self.is_offered and is_lendable(function.options):
+        """A function's calls come for the first time since something may be lent. Where nothing is, nothing is kept."""
+        if self._may_borrow and is_lendable(function.options):
             function.borrowing = Borrowing(function)
         return function.borrowing
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from keepwarm.borrowing import Loan, Sent
+from keepwarm.errors import OptionError
 
 __all__ = ["LoanSockets", "Opened", "Received", "Closed"]
 
@@ -91,7 +92,10 @@ class _Guest:
 
 
 class LoanSockets:
-    """The connections of one client's loans. ``requested`` returns those of its session that are not open, by key."""
+    """The connections of one client's loans. ``requested`` returns those of its session that are not open, by key.
+
+    Raises ``OptionError`` for a ``KEEPWARM_LENDING`` that is neither 0 nor 1.
+    """
 
     def __init__(self, requested: Callable[[], dict[bytes, Loan]]) -> None:
         self._requested = requested
@@ -102,11 +106,12 @@ class LoanSockets:
         """By descriptor, once by that of each of its connections."""
         self._unsent: deque[Sent] = deque()
         self._is_amid = False
+        self._is_wanted = sys.platform == "linux" and _is_wanted()
         self.address = b""
 
     def listen(self) -> None:
-        """Be there for processes, where that is possible and wanted: with ``KEEPWARM_LENDING=1``."""
-        if self._listener is not None or sys.platform != "linux" or os.environ.get("KEEPWARM_LENDING") != "1":
+        """Be there for processes, where that is possible and wanted."""
+        if self._listener is not None or not self._is_wanted:
             return
         address = b"\0keepwarm-" + secrets.token_hex(16).encode()
         listener = sockets.socket(sockets.AF_UNIX)
@@ -279,6 +284,13 @@ class LoanSockets:
         for descriptor in [number for number, each in list(self._guests.items()) if each is guest]:
             self._guests.pop(descriptor, None)
         guest.close()
+
+
+def _is_wanted() -> bool:
+    text = os.environ.get("KEEPWARM_LENDING", "").strip()
+    if text not in ("", "0", "1"):
+        raise OptionError(f"KEEPWARM_LENDING={text!r}: 1 has processes lent to this program, 0 has not")
+    return text == "1"
 
 
 def _equip(guest: _Guest) -> None:

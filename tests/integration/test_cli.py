@@ -8,12 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.homes import processes_of, temporary_home
+from support.homes import processes_of
 from support.programs import (
     Ended,
     environment_of,
@@ -61,12 +60,6 @@ def stuck(file):
     time.sleep(600)
 stuck({file!r})
 """
-
-
-@pytest.fixture(scope="module")
-def shared_home() -> Iterator[Path]:
-    with temporary_home() as path:
-        yield path
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,11 @@ nothing is left running.
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.homes import temporary_home
 from support.programs import only_idle_instances, run_program
 from support.waiting import until
 
@@ -49,12 +47,6 @@ def finish(**found):
     assert plain("still here") == "still here"
     print(json.dumps(found))
 """
-
-
-@pytest.fixture(scope="module")
-def shared_home() -> Iterator[Path]:
-    with temporary_home() as path:
-        yield path
 
 
 def run(home: Path, text: str, variables: dict[str, str] | None = None) -> Any:

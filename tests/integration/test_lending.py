@@ -6,25 +6,16 @@ id of such a call has a point, and it was ready where it ran.
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.homes import temporary_home
 from support.lending_programs import run, start, value_of
 from support.programs import (
     logs_of,
     wait_for_program,
 )
 from support.waiting import until
-
-
-@pytest.fixture(scope="module")
-def shared_home() -> Iterator[Path]:
-    with temporary_home() as path:
-        yield path
-
 
 # ---------------------------------------------------------------- what calls come to
 

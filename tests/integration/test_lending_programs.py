@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.homes import processes_of, temporary_home
+from support.homes import processes_of
 from support.lending_programs import run, said, start, value_of
 from support.programs import (
     lives,
@@ -22,13 +21,6 @@ from support.programs import (
     wait_for_program,
 )
 from support.waiting import until
-
-
-@pytest.fixture(scope="module")
-def shared_home() -> Iterator[Path]:
-    with temporary_home() as path:
-        yield path
-
 
 # ---------------------------------------------------------------- the program
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from support.homes import temporary_home
 from support.programs import (
     Ended,
     environment_of,
@@ -77,12 +76,6 @@ future = where.submit()
 print(json.dumps([future.result(60), future.report.temperature, [phase.name for phase in future.report.phases]]))
 """
 )
-
-
-@pytest.fixture(scope="module")
-def shared_home() -> Iterator[Path]:
-    with temporary_home() as path:
-        yield path
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,8 @@
 """Classes of the script, there and back: they are the same ones in the next program too, and nobody changes them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from support.homes import temporary_home
 from support.programs import run_program
-
-
-@pytest.fixture(scope="module")
-def shared_home() -> Iterator[Path]:
-    with temporary_home() as path:
-        yield path
-
 
 CLASSES = """
 import dataclasses, enum

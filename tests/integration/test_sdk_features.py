@@ -5,13 +5,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from support.homes import temporary_home
 from support.programs import (
     lives,
     logs_of,
@@ -22,12 +18,6 @@ from support.programs import (
     wait_for_program,
 )
 from support.waiting import until
-
-
-@pytest.fixture(scope="module")
-def shared_home() -> Iterator[Path]:
-    with temporary_home() as path:
-        yield path
 
 
 def value_of(home: Path, text: str) -> Any:

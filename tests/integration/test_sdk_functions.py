@@ -1,21 +1,13 @@
 """More functions than a scheduler takes of one client, on a real cluster; and functions inside functions."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.homes import temporary_home
 from support.programs import logs_of, run_program
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def shared_home() -> Iterator[Path]:
-    with temporary_home() as path:
-        yield path
 
 
 def value_of(home: Path, text: str) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from support.homes import HOME_VARIABLE, children, leftovers, temporary_home
 
-__all__ = ["home", "no_process_left"]
+__all__ = ["home", "no_process_left", "shared_home"]
 
 
 @pytest.fixture(autouse=True)
@@ -28,4 +28,11 @@ def home(no_process_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     """A new, short ``KEEPWARM_HOME``, set for this process too; whatever cluster was started in it is stopped after."""
     with temporary_home() as path:
         monkeypatch.setenv(HOME_VARIABLE, str(path))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def shared_home() -> Iterator[Path]:
+    """One for all tests of a file, which only the programs that they start are told of."""
+    with temporary_home() as path:
         yield path

@@ -8,9 +8,11 @@ import secrets
 import selectors
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 from keepwarm_worker.processes import FrameReader, FrameWriter
 from keepwarm_worker.runner import frames, lending, running, unread
+from keepwarm_worker.runner_files import install_runner
 from support.instances import (
     Answer,
     Instance,
@@ -185,3 +187,14 @@ def succeeded(borrower: Borrower) -> None:
     """The loan has ended as it should, and the process serves its agent."""
     assert borrower.outcome().status == frames.STATUS_OK
     borrower.instance.still_works()
+
+
+def patient_runner(directory: Path) -> Path:
+    """The installed runner, but for how long it waits."""
+    main = install_runner(directory)
+    file = main.parent / "lending.py"
+    text = file.read_text()
+    line = f"IDLE_S = {lending.IDLE_S}\n"
+    assert line in text
+    file.write_text(text.replace(line, f"IDLE_S = {LONG_IDLE_S}\n"))
+    return main

@@ -7,6 +7,7 @@ import pytest
 
 from keepwarm_worker.runner_files import install_runner
 from support.instances import Instance, Pickles, Start, interpreter, start_instance
+from support.lending_runner import Lender
 
 PYTHONS = ("own", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
 
@@ -62,3 +63,11 @@ def start_own(
     python = interpreter("own")
     assert python is not None
     yield from _starter(python, runner, tmp_path, pickles_of(python))
+
+
+@pytest.fixture
+def lender() -> Iterator[Lender]:
+    """A client that processes may be lent to."""
+    made = Lender()
+    yield made
+    made.close()

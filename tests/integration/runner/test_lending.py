@@ -5,38 +5,22 @@ finds its loan still there; how long the real one waits is tested apart.
 """
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from keepwarm_worker.runner import frames, lending
-from keepwarm_worker.runner_files import install_runner
+from keepwarm_worker.runner import frames
 from support.instances import (
     OWN_FRAMES,
     Start,
     load_as_client,
 )
-from support.lending_runner import LONG_IDLE_S, Lender, succeeded
+from support.lending_runner import Lender, patient_runner, succeeded
 
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The installed runner, but for how long it waits."""
-    main = install_runner(tmp_path_factory.mktemp("patient-runner"))
-    file = main.parent / "lending.py"
-    text = file.read_text()
-    line = f"IDLE_S = {lending.IDLE_S}\n"
-    assert line in text
-    file.write_text(text.replace(line, f"IDLE_S = {LONG_IDLE_S}\n"))
-    return main
-
-
-@pytest.fixture
-def lender() -> Iterator[Lender]:
-    made = Lender()
-    yield made
-    made.close()
+    return patient_runner(tmp_path_factory.mktemp("patient-runner"))
 
 
 # ---------------------------------------------------------------- calls

@@ -24,26 +24,12 @@ from support.instances import (
     interpreter,
     start_instance,
 )
-from support.lending_runner import LONG_IDLE_S, NO_VERSION, SLACK_S, Lender, succeeded
+from support.lending_runner import NO_VERSION, SLACK_S, Lender, patient_runner, succeeded
 
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The installed runner, but for how long it waits."""
-    main = install_runner(tmp_path_factory.mktemp("patient-runner"))
-    file = main.parent / "lending.py"
-    text = file.read_text()
-    line = f"IDLE_S = {lending.IDLE_S}\n"
-    assert line in text
-    file.write_text(text.replace(line, f"IDLE_S = {LONG_IDLE_S}\n"))
-    return main
-
-
-@pytest.fixture
-def lender() -> Iterator[Lender]:
-    made = Lender()
-    yield made
-    made.close()
+    return patient_runner(tmp_path_factory.mktemp("patient-runner"))
 
 
 # ---------------------------------------------------------------- ends

@@ -20,6 +20,7 @@ import pytest
 import keepwarm.loan_sockets as module
 from keepwarm.borrowing import Borrowing, Loan, Sent
 from keepwarm.direct_transport import DirectTransport
+from keepwarm.errors import OptionError
 from keepwarm.loan_sockets import KEY_BYTES, Closed, LoanSockets, Opened, Received
 from keepwarm.session_calls import Call, Function
 from keepwarm.waking import Wakeup
@@ -479,3 +480,18 @@ def test_a_pause_ends_for_a_wake_up_and_for_the_scheduler_but_for_no_lent_proces
     desk.until(lambda: desk.sockets.arrivals)
     transport.close(0)
     wakeup.close()
+
+
+@pytest.mark.parametrize("text", ["yes", "2", "true"])
+def test_a_wish_that_is_no_wish_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("KEEPWARM_LENDING", text)
+    with pytest.raises(OptionError, match=f"KEEPWARM_LENDING='{text}'"):
+        LoanSockets(dict)
+
+
+@pytest.mark.parametrize("text", ["", "0"])
+def test_who_does_not_ask_for_loans_is_reached_nowhere(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("KEEPWARM_LENDING", text)
+    sockets = LoanSockets(dict)
+    sockets.listen()
+    assert sockets.address == b""

@@ -38,7 +38,7 @@ _READ_BYTES = 128 * 1024
 _TIME = Struct("@ll")
 _NO_SIGNAL = getattr(_socket, "MSG_NOSIGNAL", 0)
 _FDS = Struct("@ii")
-"""The two descriptors that come with the client's answer: the board, and its end of the control socket."""
+"""The two descriptors that come with the client's answer: the board, and one end of the control socket."""
 
 
 class _UnreachableError(Exception):
@@ -157,16 +157,14 @@ class Loan:
                 printed = self._outputs.are_unread() or self._agents_board.outputs() != outputs
                 if not self._answer(call, result, printed) or printed:
                     return None
-            if interrupts.is_requested(attempt):
-                continue  # `guard` raises it
+                if interrupts.is_requested(attempt):
+                    break  # what is left has not begun; `guard` raises it
 
     def _receive(self) -> bytes:
         """The next bytes; none at the end, and when nothing has come for too long."""
         try:
             return self._socket.recv(_READ_BYTES)
-        except BlockingIOError:
-            return b""
-        except ConnectionError:
+        except (BlockingIOError, ConnectionError):
             return b""
 
     def _answer(self, call: execution._Call, result: Optional[frames.Result], printed: bool) -> bool:
