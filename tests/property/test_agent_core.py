@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from keepwarm_wire import messages as wire
 from keepwarm_wire.fields import FOREVER_US
 from keepwarm_worker.core import effects, events
+from keepwarm_worker.core.leaving import LEAVE_STEPS
 from keepwarm_worker.core.machine import AgentCore
 from keepwarm_worker.core.state import check_invariants
 from keepwarm_worker.core.transitions import InstanceState
@@ -457,8 +458,13 @@ class AgentMachine(RuleBasedStateMachine):
             del self.alive[instance_id]
             self.waiting.pop(instance_id, None)
             self.feed(events.ProcessExited(instance_id, None, "SIGKILL", ""))
-        assert self.core.state.exited
-        assert not self.core.state.instances
+        state = self.core.state
+        if not state.exited:
+            assert any(attempt.uploading for attempt in state.attempts.values()), "the agent stays for nothing"
+            self.now_ns += LEAVE_STEPS * state.config.shutdown_step_ns
+            self.feed(events.Tick())  # nobody takes what it has to hand over
+        assert state.exited
+        assert not state.instances
         for instance_id in self.spawned:
             assert self.ended[instance_id] == 1, f"instance {instance_id} has not ended once"
 
