@@ -309,8 +309,8 @@ class Borrower:
         return function.borrowing
 
     def _turn_on(self, borrowing: Borrowing, priority: int) -> None:
+        self.on[borrowing.function.number] = borrowing  # first: what is on and not there would never be looked at
         borrowing.is_on, borrowing.priority = True, priority
-        self.on[borrowing.function.number] = borrowing
 
     def _request(self, borrowing: Borrowing) -> None:
         self._made += 1

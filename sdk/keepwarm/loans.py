@@ -15,7 +15,7 @@ Rules:
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from keepwarm.borrowing import MILLISECOND_NS, PRINTS_NS, Borrower, Borrowing, Loan, Sent, report_of
 from keepwarm.loan_frames import FrameError, Piece, Recalled, call_frame, cancel_frame, read, recall_frame
@@ -91,15 +91,6 @@ class Loans:
         self._ticked_ns = 0
         self.inflight = 0
         """How many calls processes have."""
-
-    def unanswered(self) -> Iterator[Call]:
-        """The calls that wait here, or are with processes, and have not ended."""
-        for borrowing in self.borrower.on.values():
-            yield from (call for call in borrowing.queue if call.state is not CallState.DONE)
-        for loan in (self._open | self._ending).values():
-            yield from (call for call in loan.sent if call is not None)
-            yield from loan.doubtful
-            yield from (call for call, _, _ in loan.held)
 
     # ------------------------------------------------------------ time
 

@@ -87,8 +87,10 @@ class Session:
         """The scheduler's farewell; cleared by the next ``Welcome``."""
         self.protocol_complaints = deque[str](maxlen=8)
         self.deliveries: deque[Delivery] = deque()
-        self.held_calls = 0
         self.held_bytes = 0
+        self._unanswered: dict[Call, None] = {}
+        """Every call that has not been delivered, wherever else it is: so that one of them is not forgotten when an
+        exception, as of a signal handler, falls between its leaving one queue and its entering another."""
         self._sending = Sending(session_id)
         self._outgoing = self._sending.outgoing
         self.functions = self._sending.functions
@@ -140,6 +142,11 @@ class Session:
         return self.held_bytes + detached.spawning.held_bytes + size <= HELD_BYTES_MAX
 
     @property
+    def held_calls(self) -> int:
+        """How many calls have not been delivered."""
+        return len(self._unanswered)
+
+    @property
     def waiting(self) -> int:
         """How many answers are waited for."""
         return self.held_calls + len(self.detached)
@@ -151,11 +158,11 @@ class Session:
 
     def submit(self, call: Call) -> None:
         """Take a call. It is held until the credit allows it to be sent. The caller has asked ``has_room``."""
+        self._unanswered[call] = None
+        self.held_bytes += call.size
         self.functions.begin(call.function)
         if not self.loans.borrower.takes(call):
             self._sending.queue(call)
-        self.held_calls += 1
-        self.held_bytes += call.size
 
     def cancel(self, now_ns: int, call: Call) -> bool:
         """Ask for a call's end; False when it has ended already. Its completion says how."""
@@ -187,8 +194,8 @@ class Session:
             self._outgoing.append(Goodbye(reason))
 
     def unanswered(self) -> list[Call]:
-        """Every call that has not been delivered."""
-        return [*self._sending.unanswered(), *self.loans.unanswered()]
+        """Every call that has not been delivered, in the order in which they were made."""
+        return list(self._unanswered)
 
     # ------------------------------------------------------------ what the connection does
 
@@ -275,18 +282,21 @@ class Session:
     def _complete(self, now_ns: int, call: Call, outcome: Outcome, result: bytes | None) -> None:
         self._sending.finish(now_ns, call)
         self.functions.end(call.function)
-        self.held_calls -= 1
-        self.held_bytes -= call.size
         if call.number:
             self._note_received(now_ns, call.number)
         self.deliveries.append(Completion(call, outcome, result))
+        self._delivered(call)
 
     def _return(self, call: Call, result: bytes, run_us: int) -> None:
         call.state, call.arguments = CallState.DONE, b""
         self.functions.end(call.function)
-        self.held_calls -= 1
-        self.held_bytes -= call.size
         self.deliveries.append(Returned(call, result, run_us))
+        self._delivered(call)
+
+    def _delivered(self, call: Call) -> None:
+        """Only now: delivered twice is once for the client, and never would be a call that is waited for for ever."""
+        self.held_bytes -= call.size
+        del self._unanswered[call]
 
     def _note_received(self, now_ns: int, number: int) -> None:
         self._received.append(number)
