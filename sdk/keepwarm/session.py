@@ -16,6 +16,7 @@ from keepwarm.session_calls import Call, CallState, Function, cancelled_here, fa
 from keepwarm.session_deliveries import Completion, Delivery, Explained, LoanEnded, Printed, Progressed, Returned
 from keepwarm.session_detached import Ask, Detached
 from keepwarm.session_explaining import Explaining
+from keepwarm.session_receipts import Receipts
 from keepwarm.session_sending import Sending
 from keepwarm.transfers import Download, Transfers
 from keepwarm_wire.messages import (
@@ -40,13 +41,11 @@ from keepwarm_wire.messages import (
     PayloadRefused,
     PayloadStored,
     Progress,
-    Received,
     Reference,
     Refused,
     Status,
     Welcome,
 )
-from keepwarm_wire.session_messages import RECEIVED_MAX
 from keepwarm_wire.version import PROTOCOL_MAX, PROTOCOL_MIN, SOFTWARE
 
 __all__ = ["HELD_BYTES_MAX", "HELD_CALLS_MAX", "Session"]
@@ -57,9 +56,6 @@ HELD_BYTES_MAX = 2 * 1024**3
 
 SECOND_NS = 1_000_000_000
 HELLO_REPEAT_NS = SECOND_NS
-RECEIVED_DELAY_NS = SECOND_NS // 20
-"""Acknowledgements ride on whatever is sent next, at the latest after this."""
-
 IDLE_BEAT_FACTOR = 5
 SILENT_BEATS = 3
 """Beats without a sign of life before the session says hello again."""
@@ -105,8 +101,7 @@ class Session:
             complete=lambda now_ns, call, outcome: self._complete(now_ns, call, outcome, None),
             succeed=self._return,
         )
-        self._received: list[int] = []
-        self._received_at_ns: int | None = None
+        self._receipts = Receipts(self._outgoing)
         self._hello_at_ns = 0
         self._hello_due = False
         self._beat_ns = SECOND_NS
@@ -236,8 +231,8 @@ class Session:
         is_backed_up = bool(self._outgoing)
         if self._downloads.is_busy:
             self._outgoing += self._downloads.tick(now_ns)
-        if self._received_at_ns is not None and now_ns >= self._received_at_ns:
-            self._acknowledge()
+        if self._receipts.due_ns is not None and now_ns >= self._receipts.due_ns:
+            self._receipts.send()
         self.loans.tick(now_ns)
         self._sending.tick(now_ns)
         self.detached.tick(now_ns, is_backed_up=is_backed_up)
@@ -255,8 +250,8 @@ class Session:
         due_ns = self._beat_at_ns
         if self._unanswered_since_ns is not None:
             due_ns = min(due_ns, self._unanswered_since_ns + SILENT_BEATS * self._beat_ns)
-        if self._received_at_ns is not None and self._received_at_ns < due_ns:
-            due_ns = self._received_at_ns
+        if self._receipts.due_ns is not None and self._receipts.due_ns < due_ns:
+            due_ns = self._receipts.due_ns
         for part in (self._sending, self.detached, self._downloads, self.loans):
             at_ns = part.next_deadline()
             if at_ns is not None and at_ns < due_ns:
@@ -271,8 +266,8 @@ class Session:
             self._hello_due = False
             self._hello_at_ns = now_ns + HELLO_REPEAT_NS
             return [ClientHello(PROTOCOL_MIN, PROTOCOL_MAX, SOFTWARE, self.session_id, self.label, self.epoch)]
-        if self._outgoing and self._received:
-            self._acknowledge()
+        if self._outgoing and self._receipts.due_ns is not None:
+            self._receipts.send()
         outgoing = [*self._outgoing, *self._sending.chunks(now_ns), *self.detached.chunks(now_ns)]
         self._outgoing.clear()
         return outgoing
@@ -283,7 +278,7 @@ class Session:
         self._sending.finish(now_ns, call)
         self.functions.end(call.function)
         if call.number:
-            self._note_received(now_ns, call.number)
+            self._receipts.note(now_ns, call.number)
         self.deliveries.append(Completion(call, outcome, result))
         self._delivered(call)
 
@@ -297,18 +292,6 @@ class Session:
         """Only now: delivered twice is once for the client, and never would be a call that is waited for for ever."""
         self.held_bytes -= call.size
         del self._unanswered[call]
-
-    def _note_received(self, now_ns: int, number: int) -> None:
-        self._received.append(number)
-        if self._received_at_ns is None:
-            self._received_at_ns = now_ns + RECEIVED_DELAY_NS
-        if len(self._received) >= RECEIVED_MAX:
-            self._received_at_ns = now_ns
-
-    def _acknowledge(self) -> None:
-        numbers, self._received, self._received_at_ns = self._received, [], None
-        for start in range(0, len(numbers), RECEIVED_MAX):
-            self._outgoing.append(Received(tuple(numbers[start : start + RECEIVED_MAX])))
 
     def _beat(self, now_ns: int) -> None:
         self._beat_number += 1
@@ -369,7 +352,7 @@ class Session:
             call = self._sending.numbered.get(number)
             if call is None:
                 if number <= self._sending.last_number:
-                    self._note_received(now_ns, number)  # answered under an earlier scheduler: nothing to wait for
+                    self._receipts.note(now_ns, number)  # answered under an earlier scheduler: nothing to wait for
             elif call.state is CallState.SUBMITTED:
                 self._sending.submit_again(call)
 
@@ -377,10 +360,10 @@ class Session:
         call = self._sending.numbered.get(message.call_number)
         if call is None:
             if 0 < message.call_number <= self._sending.last_number:
-                self._note_received(now_ns, message.call_number)
+                self._receipts.note(now_ns, message.call_number)
         elif call.is_loan:
             self._sending.finish(now_ns, call)
-            self._note_received(now_ns, call.number)
+            self._receipts.note(now_ns, call.number)
             self.deliveries.append(LoanEnded(call))
             if call.loan is not None:
                 self.loans.on_outcome(now_ns, call.loan, message)

@@ -24,7 +24,7 @@ class DeadlineError(Exception):
 
 
 class Interruption:
-    """Raises ``DeadlineError`` at one of the lines of keepwarm that are run inside the block; counts those that were."""
+    """Raises ``DeadlineError`` at one of the lines of keepwarm that are run inside the block; counts them."""
 
     def __init__(self, at_line: int) -> None:
         self.left = at_line
