@@ -8,7 +8,17 @@ code: whatever the bytes, reading them gives frames of bounded size or raises ``
 from struct import Struct, error
 from typing import NamedTuple
 
-__all__ = ["FrameError", "Outcome", "Piece", "Recalled", "call_frame", "cancel_frame", "read", "recall_frame"]
+__all__ = [
+    "FrameError",
+    "Outcome",
+    "Piece",
+    "Recalled",
+    "call_frame",
+    "cancel_frame",
+    "read",
+    "read_whole",
+    "recall_frame",
+]
 
 BODY_BYTES_MAX = 256 * 1024
 INLINE_BYTES_MAX = 64 * 1024
@@ -99,6 +109,21 @@ def read(data: bytes, frames: list[Outcome | Piece | Recalled]) -> bytes:
         frames.append(_Body(data, start + header_bytes, end).frame(code))
         start = end
     return data[start:]
+
+
+def read_whole(data: bytes) -> Outcome | None:
+    """The one outcome that this is, whose payload may have been cut into pieces; None for whatever else it is."""
+    frames: list[Outcome | Piece | Recalled] = []
+    try:
+        rest = read(data, frames)
+    except FrameError:
+        return None
+    pieces = [frame.data for frame in frames if type(frame) is Piece]
+    last = frames[-1] if frames else None
+    if type(last) is not Outcome or rest or len(pieces) < len(frames) - 1:
+        return None
+    payload = b"".join(pieces) if last.payload is None else last.payload
+    return last._replace(payload=payload) if len(payload) == last.size else None
 
 
 class _Body:

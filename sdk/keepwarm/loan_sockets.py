@@ -14,6 +14,7 @@ import select
 import socket as sockets
 import struct
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -72,12 +73,13 @@ class _Guest:
     def begun(self) -> int:
         """The number of the last call that began; none begins from here on.
 
-        What was written to a socket is read even after its end. So each side writes first and looks second: a call that
-        begins at this very moment is seen here, or is not run, or both.
+        What was written to a socket is read even after its end. So each side writes first and looks second, with a
+        fence in between: a call that begins at this very moment is seen here, or is not run, or both.
         """
         if self.board is None or self.board.closed:
             return 0
         _OVER.pack_into(self.board, _BOARD.size, 1)
+        threading.Lock().acquire(blocking=False)  # a fence for the processor
         return int(_BOARD.unpack_from(self.board, 0)[0])  # written before the call begins, and a torn one by the dead
 
     def close(self) -> None:

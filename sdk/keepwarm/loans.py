@@ -11,6 +11,7 @@ Rules:
 - What had not begun when a loan ended is given to another, or submitted. What had begun ends as its attempt did, which
   the loan's own outcome tells.
 - A loan whose call printed something is over, and that call ends with it: output comes before the outcome.
+- An outcome that we did not read in time is the loan's own result: the process waits for nobody.
 - A loan that others want is given no more calls, and those that have not begun are called back.
 """
 
@@ -18,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 
 from keepwarm.borrowing import MILLISECOND_NS, PRINTS_NS, Borrower, Borrowing, Loan, Sent, report_of
-from keepwarm.loan_frames import FrameError, Piece, Recalled, call_frame, cancel_frame, read, recall_frame
+from keepwarm.loan_frames import FrameError, Piece, Recalled, call_frame, cancel_frame, read, read_whole, recall_frame
 from keepwarm.loan_frames import Outcome as Ended
 from keepwarm.session_calls import Call, CallState
 from keepwarm_wire.fields import CHUNK_BYTES_MAX, TEXT_LONG_MAX
@@ -443,14 +444,30 @@ class Loans:
             return
         self._ending.pop(loan.key, None)
         for call, frame, payload in loan.held:
-            if frame.status:
-                self._fail(now_ns, loan, call, frame, payload)
-            else:
-                self._succeed(call, payload, frame.run_us)
+            self._tell(now_ns, loan, call, frame, payload)
         loan.held.clear()
+        self._take_unread(now_ns, loan, ended)
         doubtful, loan.doubtful = loan.doubtful, []
         for call in doubtful:
             self._end_doubtful(now_ns, call, ended)
+
+    def _take_unread(self, now_ns: int, loan: Loan, ended: Outcome) -> None:
+        """The loan's result, if it has any, is all that the process had to say of the last call that began."""
+        if loan.is_broken or not isinstance(ended.result, bytes):
+            return
+        frame = read_whole(ended.result)
+        for call in loan.doubtful:
+            if frame is not None and frame.payload is not None and call.lent_number == frame.number:
+                loan.doubtful.remove(call)
+                self._tell(now_ns, loan, call, frame, frame.payload)
+                return
+
+    def _tell(self, now_ns: int, loan: Loan, call: Call, frame: Ended, payload: bytes) -> None:
+        """A call has ended as this frame says."""
+        if frame.status:
+            self._fail(now_ns, loan, call, frame, payload)
+        else:
+            self._succeed(call, payload, frame.run_us)
 
     def _end_doubtful(self, now_ns: int, call: Call, ended: Outcome) -> None:
         if call.cancelling:

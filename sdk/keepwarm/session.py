@@ -282,6 +282,17 @@ class Session:
         self.deliveries.append(Completion(call, outcome, result))
         self._delivered(call)
 
+    def _end(self, now_ns: int, call: Call, outcome: Outcome, result: bytes | None) -> None:
+        """A call's outcome is here, and its result. Of a loan that is what it has left."""
+        if not call.is_loan:
+            self._complete(now_ns, call, outcome, result)
+            return
+        self._sending.finish(now_ns, call)
+        self._receipts.note(now_ns, call.number)
+        self.deliveries.append(LoanEnded(call))
+        if call.loan is not None:
+            self.loans.on_outcome(now_ns, call.loan, outcome._replace(result=result or b""))
+
     def _return(self, call: Call, result: bytes, run_us: int) -> None:
         call.state, call.arguments = CallState.DONE, b""
         self.functions.end(call.function)
@@ -361,23 +372,18 @@ class Session:
         if call is None:
             if 0 < message.call_number <= self._sending.last_number:
                 self._receipts.note(now_ns, message.call_number)
-        elif call.is_loan:
-            self._sending.finish(now_ns, call)
-            self._receipts.note(now_ns, call.number)
-            self.deliveries.append(LoanEnded(call))
-            if call.loan is not None:
-                self.loans.on_outcome(now_ns, call.loan, message)
         elif call.state is not CallState.FETCHING:
             result = message.result
-            self.loans.borrower.ended_elsewhere(now_ns, call, message)
+            if not call.is_loan:
+                self.loans.borrower.ended_elsewhere(now_ns, call, message)
             if message.status != Status.SUCCEEDED:
-                self._complete(now_ns, call, message, None)
+                self._end(now_ns, call, message, None)
             elif isinstance(result, Reference) and result.size:
                 self._sending.answered(now_ns, call)
                 call.state = CallState.FETCHING
                 self._fetch(now_ns, call, message, result)
             else:
-                self._complete(now_ns, call, message, b"" if isinstance(result, Reference) else result)
+                self._end(now_ns, call, message, b"" if isinstance(result, Reference) else result)
 
     def _fetch(self, now_ns: int, owner: Call | Ask, outcome: Outcome | DetachedOutcome, reference: Reference) -> None:
         self._outgoing += self._downloads.add(now_ns, Download(reference, owner, outcome))
@@ -446,10 +452,10 @@ class Session:
             else:
                 self.detached.not_fetched(owner, failure)
         elif failure is not None:
-            self._complete(now_ns, owner, failed(owner, failure), None)
+            self._end(now_ns, owner, failed(owner, failure), None)
         else:
             assert isinstance(outcome, Outcome)
-            self._complete(now_ns, owner, outcome, download.data())
+            self._end(now_ns, owner, outcome, download.data())
 
     def _on_detached(self, now_ns: int, message: Message) -> None:
         self.detached.handle(now_ns, message)

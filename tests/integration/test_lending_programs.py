@@ -229,6 +229,45 @@ def test_what_a_program_had_lent_serves_others_soon_after_it_is_gone(shared_home
     until(lambda: only_idle_instances(shared_home))
 
 
+def test_a_program_that_is_stopped_with_results_unread_holds_no_process_and_loses_nothing(
+    shared_home: Path, tmp_path: Path
+) -> None:
+    """More than a socket holds. Those that it could not be told are there when it goes on: nothing is run twice."""
+    runs = tmp_path / "runs"
+    text = f"""
+    @isolated(keep_alive=300)
+    def wide(number):
+        with open({str(runs)!r}, "ab", 0) as file: file.write(b"%d\\n" % number)
+        time.sleep(0.001)
+        return b"x" * 60_000
+    warm(wide, -1)
+    open({str(runs)!r}, "w").close()
+    futures = [wide.submit(number) for number in range(2000)]
+    print("begins", flush=True)
+    results = [future.result(60) for future in futures]
+    print(json.dumps([len(results), set(results) == {{b"x" * 60_000}}, lent_of(futures)]))
+    """
+    stopped = start(shared_home, text, "stopped")
+    try:
+        assert said(stopped) == "begins"
+        until(lambda: len(runs.read_text().split()) > 50)
+        stopped.send_signal(signal.SIGSTOP)
+        found = value_of(shared_home, BRIEFLY)
+        assert found["median_s"] < 0.1
+        assert found["first_s"] < 2
+        assert len(runs.read_text().split()) < 2000
+        stopped.send_signal(signal.SIGCONT)
+        ended = wait_for_program(stopped)
+        assert ended.code == 0, ended
+        count, is_right, lent = ended.value
+        assert (count, is_right) == (2000, True)
+        assert lent > 0
+        assert sorted(map(int, runs.read_text().split())) == list(range(2000))
+    finally:
+        stopped.kill()
+        stopped.communicate()
+
+
 # ---------------------------------------------------------------- the cluster
 
 

@@ -21,7 +21,8 @@ ACTIONS = (
     "take in", "take in", "take in", "take in all", "take in all", "answer all", "answer all", "answer one", "want",
     "lose node", "to scheduler", "to client", "to both", "to both", "to both", "lose notice", "begin", "begin",
     "begin", "begin", "begin", "answer", "answer", "answer", "answer", "answer", "print", "fail", "large", "obey",
-    "obey", "interrupt", "die", "leave", "lie", "reconnect", "restart", "moment", "moment", "while", "long while",
+    "obey", "interrupt", "unread", "die", "leave", "lie", "reconnect", "restart", "moment", "moment", "while",
+    "long while",
 )  # fmt: skip
 BEGINNING = [
     ("moment", 0), ("to both", 0), *(("call", 0), ("call", 1), ("to both", 0), ("answer all", 0), ("to both", 0)) * 2
@@ -77,5 +78,5 @@ def test_the_runs_reach_what_they_are_for() -> None:
         world = check((chance.choice(ACTIONS), chance.randrange(1 << 16)) for _ in range(400))
         met.update(run.end if run.process else "submitted" for runs in world.ledger.runs for run in runs)
         met["again"] += sum(len(runs) > 1 for runs in world.ledger.runs)
-    missing = {"returned", "failed", "interrupted", "died", "lost", "unheard", "submitted", "again"} - set(met)
+    missing = {"returned", "kept", "failed", "interrupted", "died", "lost", "unheard", "submitted", "again"} - set(met)
     assert not missing, met

@@ -148,10 +148,10 @@ class LentProcess:
         """Its connection ends, after so many calls have begun."""
         self.driven.session.loans.closed(self.driven.now_ns, self.loan, begun)
 
-    def end(self, status: int = Status.SUCCEEDED, failure: Failure | None = None) -> None:
+    def end(self, status: int = Status.SUCCEEDED, failure: Failure | None = None, result: bytes = b"") -> None:
         """The outcome of the loan itself."""
         report = CallReport("n", "e", 1, 1, "ready", 1, ())
-        self.driven.get(Outcome(self.loan.call.number, status, b"", failure, report))
+        self.driven.get(Outcome(self.loan.call.number, status, result, failure, report))
 
 
 class DrivenLoans(Driven):

@@ -150,13 +150,13 @@ class World:
             numbers = list(self.processes)
             self.to_client.append(LoanWanted(numbers[choice % len(numbers)]))
 
-    def outcome(self, number: int, status: int, kind: str = "") -> None:
+    def outcome(self, number: int, status: int, kind: str = "", result: bytes = b"") -> None:
         """The outcome of a loan, if there is still a scheduler that knows of it."""
         for session in self.model.sessions.values():
             if number in session.unanswered:
                 failure = Failure(kind, kind) if kind else None
                 report = CallReport("n", "e", 1, 1, "ready", 1, ())
-                self.to_client.append(self.model.end(session, number, Outcome(0, status, b"", failure, report)))
+                self.to_client.append(self.model.end(session, number, Outcome(0, status, result, failure, report)))
 
     def lose_node(self, choice: int) -> None:
         living = [process for process in self.processes.values() if process.loan is not None]
@@ -315,6 +315,10 @@ class World:
             process.data.append(
                 frames.encode(frames.Done(call.attempt, 20, printed, frames.Stored("name", len(data), bytes(32))))
             )
+        elif how == "kept":
+            run.end = "unheard" if process.has_lied else "kept"
+            kept = frames.encode(frames.Done(call.attempt, 20, printed, call.arguments))
+            self.finish(process, Status.SUCCEEDED, "", kept)
         elif how == "returned":
             process.data.append(frames.encode(frames.Done(call.attempt, 20, printed, call.arguments)))
         else:
@@ -362,12 +366,12 @@ class World:
         process.control.clear()
         self.finish(process, status, kind)
 
-    def finish(self, process: Process, status: int, kind: str = "") -> None:
+    def finish(self, process: Process, status: int, kind: str = "", result: bytes = b"") -> None:
         process.is_over = True
         process.inbox.clear()
         process.asked.clear()
         self.processes.pop(process.number, None)
-        self.outcome(process.number, status, kind)
+        self.outcome(process.number, status, kind, result)
 
     # ------------------------------------------------------------ the end
 
@@ -431,6 +435,7 @@ _OF_A_PROCESS = {
     "print": lambda world, process: world.answer(process, printed=True),
     "large": lambda world, process: world.answer(process, large=True),
     "fail": lambda world, process: world.answer(process, "failed"),
+    "unread": lambda world, process: world.answer(process, "kept"),
     "obey": World.obey,
     "interrupt": World.interrupt,
     "leave": World.leave,

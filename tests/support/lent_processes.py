@@ -113,7 +113,10 @@ class Ledger:
             if earlier.process is None:
                 assert process is None  # the scheduler has it, or another one after that
                 continue
-            assert earlier.end in ("died", "lost", "interrupted", "unheard", "left"), (owner, earlier.end)
+            loan = earlier.process.loan
+            is_unheard = earlier.end == "kept" and loan is not None and (loan.is_forgotten or loan.is_broken)
+            is_over = earlier.end in ("died", "lost", "interrupted", "unheard", "left")
+            assert is_over or is_unheard, (owner, earlier.end)
             assert not (earlier.end == "died" and earlier.process.is_known_dead)
         run = Run(process)
         self.runs[owner].append(run)
@@ -139,7 +142,7 @@ class Ledger:
         assert self.ends[owner] == 1
         if delivery.result is not None:
             assert delivery.result[:4] == owner.to_bytes(4, "big")
-            assert any(run.end == "returned" for run in self.runs[owner])
+            assert any(run.end in ("returned", "kept") for run in self.runs[owner])
             loan = delivery.call.loan
             if self.runs[owner][-1].has_printed and loan is not None:
                 assert loan.ended is not None or loan.is_forgotten

@@ -1,5 +1,6 @@
 """What becomes of calls whose process or scheduler ended."""
 
+import hashlib
 from collections import Counter
 
 import pytest
@@ -17,13 +18,16 @@ from keepwarm_wire.messages import (
     Failure,
     FunctionOptions,
     Goodbye,
+    PayloadChunk,
+    PayloadCredit,
     Received,
+    Reference,
     RetryLimits,
     Status,
     Submit,
 )
 from keepwarm_worker.runner import frames
-from support.driven_session import LENDABLE, DrivenLoans, ran, welcome
+from support.driven_session import LENDABLE, DrivenLoans, failed, ran, success, welcome
 
 GRACE_S = GRACE_NS / SECOND_NS
 DIED = Failure("process_died", "The process died.", "signal=SIGSEGV\n")
@@ -56,6 +60,82 @@ def test_the_call_that_had_begun_ends_as_its_process_did(driven: DrivenLoans, ki
     assert driven.ends() == [(calls[0], b"\0"), (calls[1], failure)]
     driven.settle()
     assert [call for call, _ in driven.ends()] == calls[2:]
+    driven.quiet()
+
+
+# ---------------------------------------------------------------- outcomes that were not read in time
+
+
+def kept(*said: frames.Frame) -> bytes:
+    return b"".join(map(frames.encode, said))
+
+
+@pytest.mark.parametrize("is_told_first", [False, True])
+def test_what_was_not_read_in_time_is_the_loans_own_result(driven: DrivenLoans, is_told_first: bool) -> None:
+    process, calls = driven.given(4)
+    process.answer()
+    process.say(kept(frames.Done(2, 20, False, b"two"))[:9])  # as far as it was taken
+    result = kept(frames.Done(2, 20, False, b"two"))
+    if is_told_first:
+        process.end(result=result)
+        process.close(begun=2)
+    else:
+        process.close(begun=2)
+        process.end(result=result)
+    assert driven.ends() == [(calls[0], b"\0"), (calls[1], b"two")]
+    driven.settle()
+    assert [call for call, _ in driven.ends()] == calls[2:]
+    driven.quiet()
+
+
+def test_a_failure_and_a_result_in_pieces_may_be_kept_too(driven: DrivenLoans) -> None:
+    stored = frames.Stored("n", 9, bytes(32))
+    process, [call] = driven.given(1)
+    process.close(begun=1)
+    process.end(result=kept(frames.Piece(b"three"), frames.Piece(b"four"), frames.Done(1, 20, False, stored)))
+    assert driven.ends() == [(call, b"threefour")]
+    other, [call] = driven.given(1)
+    other.close(begun=1)
+    other.end(result=kept(failed(1, message="no")))
+    assert driven.ends() == [(call, Failure("user_exception", "no"))]
+    driven.quiet()
+
+
+def test_a_large_one_is_fetched_before_the_loan_is_over(driven: DrivenLoans) -> None:
+    process, [call] = driven.given(1)
+    process.close(begun=1)
+    data = kept(*[frames.Piece(b"x" * 60_000)] * 2, frames.Done(1, 20, False, frames.Stored("n", 120_000, bytes(32))))
+    reference = Reference(b"p" * 16, len(data), hashlib.sha256(data).digest())
+    driven.get(success(process.loan.call.number, reference))
+    assert [type(message) for message in driven.out()] == [PayloadCredit]
+    assert driven.delivered() == []
+    driven.get(PayloadChunk(reference.payload_id, 0, data))
+    [ended, returned] = driven.delivered()
+    assert isinstance(ended, LoanEnded)
+    assert isinstance(returned, Returned)
+    assert (returned.call, returned.result) == (call, b"x" * 120_000)
+    driven.quiet()
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        b"\xff" * 9,
+        kept(frames.Done(2, 20, False, b"of another")),
+        kept(frames.Done(1, 20, False, b"more")) + b"\0",
+        kept(frames.Piece(b"only")),
+        kept(frames.Done(1, 20, False, b"twice"), frames.Done(1, 20, False, b"twice")),
+        kept(frames.Piece(b"size"), frames.Done(1, 20, False, frames.Stored("n", 9, bytes(32)))),
+        kept(frames.Recalled(1)),
+    ],
+)
+def test_a_loans_result_that_makes_no_sense_tells_nothing(driven: DrivenLoans, result: bytes) -> None:
+    process, [call] = driven.given(1)
+    process.close(begun=1)
+    process.end(result=result)
+    assert driven.ends() == []
+    driven.settle()
+    assert driven.ends() == [(call, b"r")]
     driven.quiet()
 
 

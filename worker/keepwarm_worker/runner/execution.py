@@ -289,13 +289,13 @@ class _Runner:
         """Serve a client directly until that is over. Returns what went wrong with the loan itself."""
         from . import lending  # few processes are lent
 
-        self.loan = lending.Loan(call.frame, self._spool, self._interrupts, self._board, self._outputs)
+        keep = call.sink.write
+        self.loan = lending.Loan(call.frame, self._spool, self._interrupts, self._board, self._outputs, keep)
         call.kind = failures.NOT_LENT
         started_ns = perf_counter_ns()
         error = self.loan.serve(lambda lent: self._run_lent(lent, function))
         call.run_us = (perf_counter_ns() - started_ns) // 1000
         self.loan = None
-        call.payload = b""
         return error
 
     def _run_lent(self, frame: frames.Call, function: _Function) -> Tuple[_Call, Optional[frames.Result]]:

@@ -19,11 +19,11 @@ import _thread
 import os
 from struct import Struct
 
-from . import control, execution, failures, frames, running
+from . import control, execution, failures, frames, running, serialization
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, List, Optional, Tuple
+    from typing import BinaryIO, Callable, Iterator, List, Optional, Tuple
 
     from . import unread
 
@@ -45,8 +45,12 @@ class _UnreachableError(Exception):
     """There is no such client on this machine, or it does not want us."""
 
 
+class _UnreadError(Exception):
+    """The client has not read anything for `IDLE_S`."""
+
+
 class Loan:
-    """One loan, from its call's arguments to its end."""
+    """One loan, from its call's arguments to its end. `keep` is given what is to be its result, piece by piece."""
 
     def __init__(
         self,
@@ -55,12 +59,14 @@ class Loan:
         interrupts: control.Interrupts,
         board: running.RunningBoard,
         outputs: unread.Outputs,
+        keep: Callable[[bytes], object],
     ) -> None:
         self._frame = frame
         self._spool = spool
         self._interrupts = interrupts
         self._agents_board = board
         self._outputs = outputs
+        self._keep = keep
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         self._control: Optional[_socket.socket] = None
         self._lock = _thread.allocate_lock()
@@ -86,7 +92,7 @@ class Loan:
                 board.close()
         except BlockingIOError:
             error = None
-        except (OSError, frames.FrameError, _UnreachableError) as unreachable:
+        except (OSError, frames.FrameError, _UnreachableError, serialization.SpoolError) as unreachable:
             self._interrupts.delivered = None  # what ended the last call is not what ended the loan
             error = unreachable
         finally:
@@ -168,36 +174,37 @@ class Loan:
             return b""
 
     def _answer(self, call: execution._Call, result: Optional[frames.Result], printed: bool) -> bool:
-        """Send an outcome. False if the client does not take it any more."""
+        """Send an outcome. False if that is the last one: the client is gone, or does not read, and it was kept."""
         stored = call.payload if result is None else result.payload
+        file: Optional[BinaryIO] = None
         if isinstance(stored, frames.Stored):
+            path = self._spool + "/" + stored.path
             try:
-                if not self._send_file(stored.path):
-                    return False
+                file = open(path, "rb")  # noqa: SIM115 - closed below
+                os.unlink(path)
             except OSError as error:
+                file = None
                 description = failures.describe_barely(error)
                 result = call.result(frames.STATUS_FAILED, b"", failures.RESULT_NOT_STORED, description)
-        return self._send(execution.encode_outcome(call, result, printed))
-
-    def _send_file(self, name: str) -> bool:
-        path = self._spool + "/" + name
-        with open(path, "rb") as file:
-            os.unlink(path)
-            while True:
-                data = file.read(frames.INLINE_LIMIT_BYTES)
-                if not data:
-                    return True
-                if not self._send(frames.encode(frames.Piece(data))):
-                    return False
+        outcome = execution.encode_outcome(call, result, printed)
+        try:
+            return all(map(self._send, _parts(file, outcome)))
+        except _UnreadError:
+            for part in _parts(file, outcome):
+                self._keep(part)
+            return False
+        finally:
+            if file is not None:
+                file.close()
 
     def _send(self, data: bytes) -> bool:
+        """Whether the client has taken it. Raises `_UnreadError`."""
         sent = 0
         while sent < len(data):
             try:
                 sent += self._socket.send(data[sent:] if sent else data, _NO_SIGNAL)
             except BlockingIOError:
-                if self._interrupts.is_requested(self._frame.attempt):
-                    return False
+                raise _UnreadError from None
             except OSError:
                 return False
         return True
@@ -233,3 +240,15 @@ class Loan:
                 except OSError:
                     pass
         self._socket.close()
+
+
+def _parts(file: Optional[BinaryIO], outcome: bytes) -> Iterator[bytes]:
+    """The frames of an outcome, whose payload may be in a file."""
+    if file is not None:
+        file.seek(0)
+        while True:
+            data = file.read(frames.INLINE_LIMIT_BYTES)
+            if not data:
+                break
+            yield frames.encode(frames.Piece(data))
+    yield outcome
