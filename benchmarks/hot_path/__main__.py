@@ -2,7 +2,7 @@
 
     python -m benchmarks.hot_path                          # all of it, about a quarter of an hour
     python -m benchmarks.hot_path --quick                  # a small part of it, in less than a minute
-    python -m benchmarks.hot_path --only in_flight,idle --peer loky --json figures.json --chart charts
+    python -m benchmarks.hot_path --only in_flight,idle --submitted --peer loky --json figures.json --chart charts
     python -m benchmarks.hot_path --check-baseline         # is a call still as cheap as benchmarks/baseline.json says?
     python -m benchmarks.hot_path --write-baseline         # what is measured now is what is held to from now on
 
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.hot_path import baseline, chart
-from benchmarks.hot_path.choosing import OURS, POOL, TCP
+from benchmarks.hot_path.choosing import OURS, POOL, SUBMITTED, TCP
 from benchmarks.hot_path.figures import Sample, spread
 from benchmarks.hot_path.peers import PEERS, is_importable
 from benchmarks.hot_path.plan import QUICK, WORKLOADS
@@ -44,7 +44,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", type=_names, help=f"some of {','.join(WORKLOADS)}")
     parser.add_argument("--quick", action="store_true", help=f"few calls of {','.join(QUICK)}")
     parser.add_argument("--peer", type=_names, default=[], help=f"also some of {','.join(PEERS)}, if importable here")
-    parser.add_argument("--lending", action="store_true", help="with KEEPWARM_LENDING=1, which is not the default")
+    parser.add_argument("--submitted", action="store_true", help="also with KEEPWARM_LENDING=0: no process is lent")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to a file")
     parser.add_argument("--chart", type=Path, metavar="DIR", help="draw hot_path.png and hot_path.svg there")
     way = parser.add_mutually_exclusive_group()
@@ -65,15 +65,16 @@ def measure(options: argparse.Namespace) -> int:
     peers = [peer for peer in options.peer if is_importable(peer)]
     for peer in set(options.peer) - set(peers):
         say(f"{peer}: left out, for {sys.executable} cannot import {PEERS[peer]}")
+    others = [SUBMITTED] * options.submitted + peers
     samples: list[Sample] = []
     try:
-        samples.extend(run_all(options.only, peers, "quick" if options.quick else "full", lending=options.lending))
+        samples.extend(run_all(options.only, others, "quick" if options.quick else "full"))
     finally:
         if options.json:
             options.json.write_text(json.dumps([sample._asdict() for sample in samples], indent=1), encoding="utf-8")
-    print(report(samples, POOL, TCP, OURS), end="")
+    print(report(samples, (OURS, POOL), (TCP, SUBMITTED)), end="")
     if options.chart:
-        for file in chart.draw(samples, options.chart, [OURS, POOL, *peers]):
+        for file in chart.draw(samples, options.chart, [OURS, POOL, *others]):
             say(f"drawn: {file}")
     return 0
 

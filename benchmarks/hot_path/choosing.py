@@ -5,14 +5,15 @@ from contextlib import contextmanager
 
 from benchmarks.hot_path.over_tcp import KeepwarmOverTcp
 from benchmarks.hot_path.peers import Dask, Loky, Ray
-from benchmarks.hot_path.systems import Keepwarm, Pool, System
+from benchmarks.hot_path.systems import Keepwarm, KeepwarmSubmitted, Pool, System
 
-__all__ = ["OURS", "POOL", "TCP", "make"]
+__all__ = ["OURS", "POOL", "SUBMITTED", "TCP", "make"]
 
-OURS, POOL, TCP = "keepwarm", "pool", "keepwarm over TCP"
+OURS, SUBMITTED, POOL, TCP = "keepwarm", "keepwarm without lending", "pool", "keepwarm over TCP"
 
 SYSTEMS: dict[str, Callable[[], System]] = {
     OURS: Keepwarm,
+    SUBMITTED: KeepwarmSubmitted,
     POOL: Pool,
     TCP: KeepwarmOverTcp,
     "ray": Ray,

@@ -49,7 +49,14 @@ def with_loky() -> int:
     return int(loky.get_reusable_executor(max_workers=2).submit(seven).result())
 
 
-WAYS = {"keepwarm": with_keepwarm, "pool": with_pool, "ray": with_ray, "dask": with_dask, "loky": with_loky}
+WAYS = {
+    "keepwarm": with_keepwarm,
+    "keepwarm without lending": with_keepwarm,
+    "pool": with_pool,
+    "ray": with_ray,
+    "dask": with_dask,
+    "loky": with_loky,
+}
 
 if __name__ == "__main__":
     assert WAYS[sys.argv[1]]() == 7

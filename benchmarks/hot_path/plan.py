@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from benchmarks.hot_path import sharing, workloads
-from benchmarks.hot_path.choosing import OURS, POOL, TCP
+from benchmarks.hot_path.choosing import OURS, POOL, SUBMITTED, TCP
 from benchmarks.hot_path.workloads import Workload
 
 __all__ = ["MEASURED_BY", "ONE_CLIENT", "QUICK", "WORKLOADS", "systems_of"]
@@ -35,8 +35,8 @@ ONE_CLIENT = {"round_trip", "in_flight", "kilobyte", "millisecond", "idle", "gro
 """What peers run too: one client, one environment."""
 
 
-def systems_of(workload: str, peers: Sequence[str]) -> list[str]:
-    """Who runs it, in turn."""
+def systems_of(workload: str, others: Sequence[str]) -> list[str]:
+    """Who runs it, in turn: the two that always do, and which of the others can."""
     if workload == "curve":
-        return [TCP, OURS]
-    return [OURS, POOL, *(peers if workload in ONE_CLIENT else ())]
+        return [TCP, SUBMITTED]  # nothing is lent over TCP
+    return [OURS, POOL, *(name for name in others if name == SUBMITTED or workload in ONE_CLIENT)]

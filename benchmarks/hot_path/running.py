@@ -55,13 +55,13 @@ def fresh_tree() -> Iterator[Path]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _start(home: Path, arguments: Sequence[str], lending: bool) -> "subprocess.Popen[bytes]":
+def _start(home: Path, arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
     kept = {name: value for name, value in os.environ.items() if not name.startswith(KEPT_OUT)}
     with (home / "child.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env=kept | {"KEEPWARM_HOME": str(home), "KEEPWARM_PROGRESS": "0", "KEEPWARM_LENDING": str(int(lending))},
+            env=kept | {"KEEPWARM_HOME": str(home), "KEEPWARM_PROGRESS": "0"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -86,14 +86,14 @@ def _await(home: Path, child: "subprocess.Popen[bytes]", is_sampled: bool) -> in
         return peak_bytes
 
 
-def run_once(workload: str, system: str, tier: str, *, lending: bool = False) -> list[Measured]:
-    """One repetition; with ``lending`` programs ask for it. Raises ``Failed``, or ``Skipped`` where it cannot run."""
+def run_once(workload: str, system: str, tier: str) -> list[Measured]:
+    """One repetition. Raises ``Failed``, or ``Skipped`` where it cannot run."""
     if workload == COLD_START:
-        return _first_results(system, lending)
+        return _first_results(system)
     with fresh_tree() as home:
         file = home / "measured.json"
         arguments = ["-m", "benchmarks.hot_path.child", workload, system, tier, str(file)]
-        peak_bytes = _await(home, _start(home, arguments, lending), workload == SAMPLED)
+        peak_bytes = _await(home, _start(home, arguments), workload == SAMPLED)
         answer = json.loads(file.read_text(encoding="utf-8"))
     if "skipped" in answer:
         raise Skipped(answer["skipped"])
@@ -103,34 +103,34 @@ def run_once(workload: str, system: str, tier: str, *, lending: bool = False) ->
     return measured
 
 
-def _first_results(system: str, lending: bool) -> list[Measured]:
+def _first_results(system: str) -> list[Measured]:
     """Two programs, one after the other: the second may find what the first has left running."""
     measured = []
     with fresh_tree() as home:
         for case in ("nothing running", "run again"):
             file = home / "ended"
             begun_s = time.monotonic()
-            child = _start(home, [str(Path(__file__).with_name("first_result.py")), system, str(file)], lending)
+            child = _start(home, [str(Path(__file__).with_name("first_result.py")), system, str(file)])
             _await(home, child, is_sampled=False)
             measured.append(Measured(case, {"first_result_s": float(file.read_text()) - begun_s}, {}))
     return measured
 
 
-def run_all(names: Sequence[str], peers: Sequence[str], tier: str, *, lending: bool = False) -> Iterator[Sample]:
+def run_all(names: Sequence[str], peers: Sequence[str], tier: str) -> Iterator[Sample]:
     """All repetitions of these workloads, as they are measured; one that fails or cannot run is told and left out."""
     for workload in names:
         try:
-            yield from _repeat(workload, systems_of(workload, peers), tier, lending)
+            yield from _repeat(workload, systems_of(workload, peers), tier)
         except Skipped as reason:
             say(f"{workload}: left out, for {reason}")
 
 
-def _repeat(workload: str, systems: Sequence[str], tier: str, lending: bool) -> Iterator[Sample]:
+def _repeat(workload: str, systems: Sequence[str], tier: str) -> Iterator[Sample]:
     for repetition in range(TIERS[tier].repetitions):
         for system in systems if repetition % 2 == 0 else systems[::-1]:
             begun_s = time.monotonic()
             try:
-                measured = run_once(workload, system, tier, lending=lending)
+                measured = run_once(workload, system, tier)
             except Failed as reason:
                 say(f"{workload} with {system} FAILED: {reason}")
                 continue

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.hot_path.calls import burn, nothing
-from benchmarks.hot_path.choosing import OURS, POOL
+from benchmarks.hot_path.choosing import OURS, POOL, SUBMITTED
 from benchmarks.hot_path.client import started
-from benchmarks.hot_path.systems import Keepwarm, System
+from benchmarks.hot_path.systems import Keepwarm, KeepwarmSubmitted, System
 from benchmarks.hot_path.tiers import Sizes
 from benchmarks.hot_path.window import Window
 from benchmarks.hot_path.workloads import MILLISECOND_S, Measured, warm_up
@@ -25,6 +25,8 @@ PATIENCE_S = 20.0
 
 
 def _name(system: System) -> str:
+    if isinstance(system, KeepwarmSubmitted):
+        return SUBMITTED
     return OURS if isinstance(system, Keepwarm) else POOL
 
 

@@ -4,11 +4,12 @@ Rules: a system is started as its own documentation starts it on one machine, wi
 where something else is said, the reason stands there. A workload never asks which system it has.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Protocol
 
-__all__ = ["KEEP_ALIVE_S", "WORKERS", "Keepwarm", "Pool", "System"]
+__all__ = ["KEEP_ALIVE_S", "WORKERS", "Keepwarm", "KeepwarmSubmitted", "Pool", "System"]
 
 WORKERS = 2
 
@@ -77,6 +78,14 @@ class Keepwarm:
 
     def stop(self) -> None:
         """Nothing: whoever started this process ends the cluster."""
+
+
+class KeepwarmSubmitted(Keepwarm):
+    """The same where no process is lent to the program: every call passes the scheduler."""
+
+    def __init__(self, **options: Any) -> None:
+        os.environ["KEEPWARM_LENDING"] = "0"
+        super().__init__(**options)
 
 
 class Pool:

@@ -91,8 +91,9 @@ def _noise(samples: Sequence[Sample]) -> str:
     return f"Others used the processors meanwhile, at worst: {named}. Look again when the machine is quiet."
 
 
-def report(samples: Sequence[Sample], reference: str, over_tcp: str, ours: str) -> str:
-    """All tables: against the reference, over TCP against the local socket, processor time by part, and the noise."""
+def report(samples: Sequence[Sample], compared: tuple[str, str], compared_over_tcp: tuple[str, str]) -> str:
+    """All tables: two systems compared, and two for ``curve``; processor time by part; and the noise."""
+    ours, reference = compared
     local = [sample for sample in samples if sample.workload != "curve"]
     curve = [sample for sample in samples if sample.workload == "curve"]
     others = [name for name in dict.fromkeys(sample.system for sample in local) if name not in (ours, reference)]
@@ -100,7 +101,7 @@ def report(samples: Sequence[Sample], reference: str, over_tcp: str, ours: str) 
     if local:
         blocks.append(_figures(local, ours, reference, others))
     if curve:
-        blocks.append(_figures(curve, over_tcp, ours, []))
+        blocks.append(_figures(curve, *compared_over_tcp, []))
     if parts := _parts(samples):
         blocks.append(["Processor time per call by part, µs:", "", *parts])
     if samples:

@@ -291,8 +291,8 @@ class LoanSockets:
 def _is_wanted() -> bool:
     text = os.environ.get("KEEPWARM_LENDING", "").strip()
     if text not in ("", "0", "1"):
-        raise OptionError(f"KEEPWARM_LENDING={text!r}: 1 has processes lent to this program, 0 has not")
-    return text == "1"
+        raise OptionError(f"KEEPWARM_LENDING={text!r}: 0 has no processes lent to this program, 1 has, the default")
+    return text != "0"
 
 
 def _equip(guest: _Guest) -> None:

@@ -226,7 +226,8 @@ def test_a_stop_ends_an_idle_process_and_spares_a_used_one(home: Path) -> None:
         peer.send(wire.StopInstance(peer.command(), instance_id, 1, "expired"))
         assert peer.wait_for(wire.InstanceEnded) == wire.InstanceEnded(instance_id, "expired", None, False)
         assert not is_alive(process_id)
-        wait_until(lambda: not list((home / "node" / "spool").rglob("instance-*")))
+        spool = home / "node" / "spool"
+        wait_until(lambda: not [*spool.glob("instance-*"), *spool.glob("trash/instance-*")])
 
 
 def test_variables_reach_the_process_and_not_the_log(home: Path) -> None:
