@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from keepwarm.cli import call_commands, key_commands, node_commands
+from keepwarm.cli.becoming import DAEMONS, become
 from keepwarm.errors import KeepwarmError, OptionError
 
 __all__ = ["app", "main"]
@@ -79,31 +80,25 @@ def _options(
 @app.command(context_settings=_DAEMON)
 def scheduler(context: typer.Context) -> None:
     """Run a scheduler in the foreground (`keepwarm scheduler --help` for its options)."""
-    _become("keepwarm_scheduler", context.args)
+    become(DAEMONS["scheduler"], context.args)
 
 
 @app.command(context_settings=_DAEMON)
 def agent(context: typer.Context) -> None:
     """Run a node's agent in the foreground (`keepwarm agent --help` for its options)."""
-    _become("keepwarm_worker", context.args)
+    become(DAEMONS["agent"], context.args)
 
 
 @app.command(context_settings=_DAEMON)
 def simulate(context: typer.Context) -> None:
     """Replay a trace of invocations: what would each keep_alive cost (`keepwarm simulate --help`)?"""
-    _become("keepwarm_scheduler.simulate", context.args)
-
-
-def _become(module: str, arguments: list[str]) -> None:
-    """The daemon takes this process's place, so that signals and memory are its own."""
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606  # our own interpreter
+    become("keepwarm_scheduler.simulate", context.args)
 
 
 @app.command()
 def demo() -> None:
     """Run two functions, cold and warm, and watch the lease count down (about 20 seconds)."""
-    _become("keepwarm.cli.demo", [])
+    become("keepwarm.cli.demo", [])
 
 
 @app.command()
@@ -205,7 +200,7 @@ def backup(
 @app.command(context_settings=_DAEMON)
 def restore(context: typer.Context) -> None:
     """Put a backup in the place of a stopped scheduler's state (`keepwarm restore --help`)."""
-    _become("keepwarm_scheduler.backups", context.args)
+    become("keepwarm_scheduler.backups", context.args)
 
 
 @app.command()

@@ -20,6 +20,7 @@ import psutil
 from support.programs import environment_of, start_program
 from support.secured import SecuredCluster, secured_cluster
 from support.siege.enrolled import AGENTS
+from support.siege.strangers import STRANGERS
 from support.waiting import until
 
 __all__ = ["Comparison", "Siege", "besieged"]
@@ -140,7 +141,9 @@ class Siege:
     # ------------------------------------------------------------ acting
 
     def new_key(self, attack: str) -> Path:
-        """A key that has done no harm yet, of a client or an agent, whichever the attack is for."""
+        """A key that has done no harm yet, of a client or an agent, whichever the attack is for. Strangers use none."""
+        if attack in STRANGERS:
+            return next((self._innocent_home / "logins").iterdir())  # it says where to, and how the scheduler is known
         name = f"mallory-{next(self._attackers)}"
         if attack not in AGENTS:
             return next((self.cluster.user("--namespace", "hostile", name=name) / "logins").iterdir())
@@ -184,8 +187,8 @@ class Siege:
         assert process.stdout.readline() == "ready\n"
         return process
 
-    def compare(self, attack: str, seconds: float, rounds: int = 2) -> Comparison:
-        """Attack and burn in turns, and compare what that did to the innocent calls."""
+    def compare(self, attack: str, seconds: float, rounds: int = 2, *, burns: bool = True) -> Comparison:
+        """Attack and burn in turns, and compare what that did to the innocent calls. Without ``burns`` only attack."""
         before = self.memory_bytes()
         attacked: list[float] = []
         burning: list[float] = []
@@ -194,8 +197,8 @@ class Siege:
             struck = self.strike(attack, seconds)
             self.check()
             attacked += self.calls(struck.began_s, struck.ended_s)
-            began_s, ended_s = self.burn(struck, seconds)
-            burning += self.calls(began_s, ended_s)
+            if burns:
+                burning += self.calls(*self.burn(struck, seconds))
             count, cpu_s = count + struck.times, cpu_s + struck.cpu_s
         grown = self.memory_bytes() - before
         return Comparison(
