@@ -7,6 +7,7 @@ Rules:
   long as more calls are under way than there are processes; meanwhile the calls wait here. Where none will come, what
   the processes that there are cannot take is submitted.
 - Where a loan was of no use none is asked for during a while, the longer the more often: the calls are submitted.
+  Those that have not been sent when loans are of use again go to them after all.
 """
 
 import hashlib
@@ -103,8 +104,8 @@ class Borrowing:
     """What is known of a function that may be worth a loan, and what its calls wait for."""
 
     __slots__ = (
-        "barred_ns", "bars_ns", "ended_ns", "function", "is_barred", "is_on", "loans", "mean_ns", "priority",
-        "probing_ns", "queue", "requested", "streak",
+        "barred_ns", "bars_ns", "ended_ns", "function", "has_left_many", "is_barred", "is_on", "loans", "mean_ns",
+        "priority", "probing_ns", "queue", "requested", "streak",
     )  # fmt: skip
 
     def __init__(self, function: Function) -> None:
@@ -122,6 +123,8 @@ class Borrowing:
         self.mean_ns = 0
         """How long its calls ran of late; 0 before one has."""
         self.streak = 0
+        self.has_left_many = False
+        """Whether many calls that waited for loans were handed on to be submitted, and may wait for that."""
         self.ended_ns = 0
         self.is_barred = False
         self.barred_ns = 0
@@ -180,7 +183,10 @@ def report_of(loan: Loan, run_us: int) -> CallReport | None:
 
 
 class Borrower:
-    """Decides for one session. ``borrow`` sends a loan's call, ``cancel`` cancels one, ``submit`` sends any other."""
+    """Decides for one session. ``borrow`` sends a loan's call, ``cancel`` cancels one, ``submit`` sends any other.
+
+    ``held`` are those that wait for being sent.
+    """
 
     def __init__(
         self,
@@ -188,6 +194,7 @@ class Borrower:
         borrow: Callable[[Call], None],
         cancel: Callable[[Call], None],
         submit: Callable[[Call], None],
+        held: HeldCalls,
     ) -> None:
         self.address = b""
         """Where processes reach this program; empty where they cannot."""
@@ -199,7 +206,7 @@ class Borrower:
         """The functions whose calls go to loans, by their numbers."""
         self._secret = secret
         self._made = 0
-        self._borrow, self._cancel, self._submit = borrow, cancel, submit
+        self._borrow, self._cancel, self._submit, self._held = borrow, cancel, submit, held
 
     def takes(self, call: Call) -> bool:
         """Whether a new call is to go to a loan; then it waits in its function's queue."""
@@ -216,13 +223,14 @@ class Borrower:
         borrowing.queue.append(call)
         return True
 
-    def take_from(self, held: HeldCalls) -> None:
-        """The scheduler lends: of the calls that were held until it was there, all but the first of a function.
+    def take_held(self) -> None:
+        """Loans may be had, since the scheduler is there or again: of the held calls, all but the first of a function.
 
         Those that have a number were sent to an earlier one, which may have had them run: they are for the scheduler.
         """
         if not self._may_borrow:
             return
+        held = self._held
         calls, left = [call for call in held if call.state is CallState.HELD], Counter[Function]()
         held.clear()
         for call in calls:
@@ -244,8 +252,13 @@ class Borrower:
         borrowing.ended_ns = now_ns
         borrowing.unbar(now_ns)
         is_worth_it = borrowing.streak >= STREAK and borrowing.is_short and not borrowing.is_barred
-        if is_worth_it and not borrowing.is_on and self._may_borrow:
+        if not is_worth_it or not self._may_borrow:
+            return
+        if not borrowing.is_on:
             self._turn_on(borrowing, call.priority)
+        if borrowing.has_left_many:
+            borrowing.has_left_many = False
+            self.take_held()
 
     def printed(self, now_ns: int, function: Function) -> None:
         """A call of the function has printed something."""
@@ -290,6 +303,7 @@ class Borrower:
 
     def _submit_queue(self, borrowing: Borrowing) -> None:
         queue, borrowing.queue = borrowing.queue, deque()
+        borrowing.has_left_many |= len(queue) > BURST
         for call in queue:
             if call.state is not CallState.DONE:
                 self._submit(call)

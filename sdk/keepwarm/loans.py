@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 
 from keepwarm.borrowing import MILLISECOND_NS, PRINTS_NS, Borrower, Borrowing, Loan, Sent, report_of
+from keepwarm.held_calls import HeldCalls
 from keepwarm.loan_frames import FrameError, Piece, Recalled, call_frame, cancel_frame, read, read_whole, recall_frame
 from keepwarm.loan_frames import Outcome as Ended
 from keepwarm.session_calls import Call, CallState
@@ -69,6 +70,7 @@ class Loans:
 
     ``borrow`` sends a loan's call, ``cancel_loan`` cancels one, ``submit`` sends a call the ordinary way; ``complete``
     takes a failed call's end, ``succeed`` that of one that returned: its result and how long it ran, in microseconds.
+    ``held`` are the calls that wait for being submitted.
     """
 
     def __init__(
@@ -80,8 +82,9 @@ class Loans:
         submit: Callable[[Call], None],
         complete: Callable[[int, Call, Outcome], None],
         succeed: Callable[[Call, bytes, int], None],
+        held: HeldCalls,
     ) -> None:
-        self.borrower = Borrower(secret, borrow, cancel_loan, submit)
+        self.borrower = Borrower(secret, borrow, cancel_loan, submit, held)
         """Which calls go to loans, and how many there are to be."""
         self._cancel_loan, self._submit = cancel_loan, submit
         self._complete, self._succeed = complete, succeed

@@ -100,6 +100,7 @@ class Session:
             submit=self._sending.queue,
             complete=lambda now_ns, call, outcome: self._complete(now_ns, call, outcome, None),
             succeed=self._return,
+            held=self._sending.small,
         )
         self._receipts = Receipts(self._outgoing)
         self._hello_at_ns = 0
@@ -330,7 +331,7 @@ class Session:
             self.loans.start_over(now_ns)
         self._sending.welcomed(now_ns, home, message.credit_calls, message.credit_bytes, message.known)
         if self.loans.borrower.is_offered:
-            self.loans.borrower.take_from(self._sending.small)
+            self.loans.borrower.take_held()
         if message.known:
             self._outgoing += self._downloads.begin_again(now_ns)
         else:

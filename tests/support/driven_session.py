@@ -6,7 +6,9 @@ from keepwarm.session_calls import Call, Function
 from keepwarm.session_deliveries import Completion, Delivery, Returned
 from keepwarm_wire.fields import FOREVER_US
 from keepwarm_wire.messages import (
+    Borrow,
     CallReport,
+    Cancel,
     ClientHello,
     Failure,
     FunctionOptions,
@@ -76,6 +78,11 @@ class Driven:
 
 def success(number: int, result: bytes | Reference = b"r") -> Outcome:
     return Outcome(number, Status.SUCCEEDED, result, None, None)
+
+
+def kinds(messages: list[Message]) -> list[type]:
+    """What was sent of calls and loans."""
+    return [type(message) for message in messages if isinstance(message, Borrow | Submit | Cancel)]
 
 
 LENDABLE = OPTIONS._replace(keep_alive_us=1_000_000)

@@ -1,0 +1,201 @@
+"""When no loan is asked for during a while, and what becomes of the calls then."""
+
+from collections import Counter
+
+from keepwarm.borrowing import (
+    BARRED_MAX_NS,
+    BARRED_NS,
+    BURST,
+    PRINTS_NS,
+    Borrowing,
+    report_of,
+)
+from keepwarm.session_deliveries import Returned
+from keepwarm_wire.messages import (
+    Borrow,
+    Cancel,
+    Failure,
+    Outcome,
+    Output,
+    Phase,
+    Status,
+    Submit,
+)
+from support.driven_session import Driven, DrivenLoans, kinds, ran
+
+REFUSED = Failure("not_lent", "Not lent.")
+
+
+def refuse(driven: DrivenLoans) -> list[type]:
+    """A loan is asked for and refused."""
+    driven.call()
+    driven.granted().end(Status.FAILED, REFUSED)
+    return kinds(driven.out())
+
+
+def test_calls_whose_loan_is_refused_are_submitted_in_order() -> None:
+    driven = DrivenLoans().learned()
+    calls = [driven.call(bytes([number])) for number in range(4)]
+    driven.granted().end(Status.FAILED, REFUSED)
+    assert [submit.arguments for submit in driven.out() if isinstance(submit, Submit)] == [
+        bytes([number]) for number in range(4)
+    ]
+    assert [call.number for call in calls] == sorted(call.number for call in calls)
+
+
+def test_after_a_refusal_none_is_asked_for_during_a_while_and_then_again() -> None:
+    driven = DrivenLoans().learned()
+    assert refuse(driven) == [Submit]
+    calls = [driven.call() for _ in range(2 * BURST)]
+    driven.answer_submitted()
+    assert all(call.number for call in calls)
+    driven.now_ns += BARRED_NS
+    driven.learned()
+    driven.call()
+    assert kinds(driven.out()) == [Borrow]
+
+
+def test_bars_double_up_to_a_limit_and_begin_anew_after_a_loan_of_use() -> None:
+    driven = DrivenLoans().learned()
+    borrowing = driven.function.borrowing
+    assert borrowing is not None
+    bars = []
+    for _ in range(10):
+        refuse(driven)
+        bars.append(borrowing.barred_ns - driven.now_ns)
+        driven.now_ns = borrowing.barred_ns
+        driven.learned()
+    assert bars[:3] == [BARRED_NS, 2 * BARRED_NS, 4 * BARRED_NS]
+    assert max(bars) == bars[-1] == BARRED_MAX_NS
+    driven.call()
+    process = driven.lend()
+    process.answer()
+    process.close(begun=1)
+    process.end()
+    assert borrowing.bars_ns == BARRED_NS
+
+
+def test_a_process_that_did_not_come_is_no_loan_of_use() -> None:
+    driven = DrivenLoans().learned()
+    driven.call()
+    driven.granted().end()
+    assert kinds(driven.out()) == [Submit]
+
+
+def test_while_none_is_asked_for_what_the_processes_cannot_take_soon_is_submitted() -> None:
+    driven = DrivenLoans().learned(run_us=8000)
+    driven.call()
+    process = driven.lend()
+    for _ in range(5):
+        driven.call()
+    driven.granted().end(Status.FAILED, REFUSED)
+    assert kinds(driven.out()) == [Submit] * 5
+    process.answer()
+    driven.call()
+    driven.out()
+    assert list(process.given) == [2]
+
+
+def test_calls_that_wait_to_be_sent_go_to_loans_once_these_are_of_use_again() -> None:
+    """All but those that the scheduler has, and some that it is to have; those that were cancelled are gone."""
+    driven = DrivenLoans().learned()
+    calls = [driven.call() for _ in range(300)]
+    driven.granted().end()
+    sent = driven.sent(Submit)
+    assert len(sent) == 100
+    assert driven.session.cancel(driven.now_ns, calls[-1])
+    driven.session.deliveries.clear()
+    driven.now_ns += 2 * BARRED_NS
+    for submit in sent[:3]:
+        assert isinstance(submit, Submit)
+        driven.get(ran(submit.call_number, 20))
+    process = driven.lend()
+    while process.given:
+        process.answer(len(process.given))
+        driven.out()
+    lent = [end.call for end in driven.session.deliveries if isinstance(end, Returned)]
+    assert lent == calls[100 + BURST : -1]
+    driven.settle()
+    ends = [call for call, _ in driven.ends()]
+    assert Counter(map(id, ends)) == Counter(map(id, calls[:-1]))
+    driven.quiet(process)
+
+
+def test_what_a_submitted_call_prints_bars_its_function() -> None:
+    driven = DrivenLoans()
+    driven.call()
+    [submit] = driven.sent(Submit)
+    assert isinstance(submit, Submit)
+    driven.get(Output(submit.call_number, "n", 1, b"hi\n", 0), ran(submit.call_number, 20))
+    driven.learned()
+    calls = [driven.call() for _ in range(2 * BURST)]
+    driven.answer_submitted()
+    assert all(call.number for call in calls)
+    driven.now_ns += PRINTS_NS
+    driven.learned()
+    driven.call()
+    assert kinds(driven.out()) == [Borrow]
+
+
+def test_what_is_printed_while_a_loan_is_waited_for_takes_the_request_back() -> None:
+    driven = DrivenLoans().learned()
+    first = driven.call(function=driven.function, priority=1)
+    driven.call()
+    process = driven.granted()
+    driven.get(Output(first.number, "n", 1, b"hi\n", 0))
+    assert kinds(driven.out()) == [Cancel, Submit]
+    process.end(Status.CANCELLED)
+    assert kinds(driven.out()) == []
+
+
+# ---------------------------------------------------------------- what is known
+
+
+def test_how_long_calls_run_is_followed_slowly() -> None:
+    borrowing = Borrowing(Driven().function)
+    assert (borrowing.is_short, borrowing.is_long) == (False, False)
+    borrowing.measure(100)
+    assert borrowing.mean_ns == 100_000
+    borrowing.measure(900)
+    assert borrowing.mean_ns == 200_000
+    borrowing.measure(0)
+    assert borrowing.is_short
+    for _ in range(20):
+        borrowing.measure(20_000)
+    assert borrowing.is_long
+
+
+def test_a_call_of_no_time_is_known_to_be_short() -> None:
+    borrowing = Borrowing(Driven().function)
+    borrowing.measure(0)
+    assert borrowing.is_short
+
+
+def test_calls_that_never_ran_tell_nothing_of_their_length() -> None:
+    driven = DrivenLoans()
+    for _ in range(4):
+        driven.call()
+        [submit] = driven.sent(Submit)
+        assert isinstance(submit, Submit)
+        report = ran(1, 1).report
+        assert report is not None
+        driven.get(Outcome(submit.call_number, Status.FAILED, b"", REFUSED, report._replace(phases=())))
+    assert driven.function.borrowing is not None
+    assert driven.function.borrowing.mean_ns == 0
+    driven.call()
+    assert kinds(driven.out()) == [Submit]
+
+
+def test_a_report_says_where_a_call_ran_if_that_was_told() -> None:
+    driven = DrivenLoans().learned()
+    driven.call()
+    process = driven.lend()
+    report = report_of(process.loan, 30)
+    assert report is not None
+    assert (report.node, report.environment_id, report.instance_id, report.process_id) == ("n", "e", 1, 1)
+    assert report.phases == (Phase("run", 30),)
+    empty = report_of(process.loan, 0)
+    assert empty is not None
+    assert empty.phases == ()
+    process.loan.lent = None
+    assert report_of(process.loan, 30) is None
