@@ -28,7 +28,7 @@ from keepwarm_wire.messages import Failure, Lent, LoanWanted, Outcome, Status
 
 __all__ = ["Loans"]
 
-HORIZON_NS = 8 * MILLISECOND_NS
+HORIZON_NS = 16 * MILLISECOND_NS
 """How much running a process is given ahead."""
 
 WINDOW_MAX = 256
@@ -38,7 +38,7 @@ CALL_MIN_NS = 15_000
 
 PAUSE_CALLS = 8
 PAUSE_CALL_NS = 5_000
-PAUSE_MAX_NS = 4 * MILLISECOND_NS
+PAUSE_MAX_NS = 8 * MILLISECOND_NS
 """While every process has so many calls, their outcomes are left to gather for half of the time that these take, each
 at least so long; at most for so long."""
 

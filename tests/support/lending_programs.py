@@ -14,7 +14,7 @@ from support.programs import (
 
 __all__ = ["PRELUDE", "run", "said", "start", "value_of"]
 
-VARIABLES = {"KEEPWARM_PROGRESS": "0", "KEEPWARM_LENDING": "1"}
+VARIABLES = {"KEEPWARM_PROGRESS": "0"}
 
 PRELUDE = """
 import collections, itertools, signal, threading

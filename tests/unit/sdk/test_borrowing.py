@@ -18,7 +18,6 @@ from keepwarm_wire.messages import (
     Borrow,
     Cancel,
     DeclareFunction,
-    Failure,
     FunctionOptions,
     PayloadOffer,
     PayloadStored,
@@ -29,7 +28,6 @@ from keepwarm_wire.messages import (
 from support.driven_session import LENDABLE, Driven, DrivenLoans, kinds, ran, welcome
 
 LOOK_S = 0.01
-REFUSED = Failure("not_lent", "Not lent.")
 
 
 # ---------------------------------------------------------------- which functions

@@ -83,7 +83,7 @@ def test_a_process_that_did_not_come_is_no_loan_of_use() -> None:
 
 
 def test_while_none_is_asked_for_what_the_processes_cannot_take_soon_is_submitted() -> None:
-    driven = DrivenLoans().learned(run_us=8000)
+    driven = DrivenLoans().learned(run_us=9000)
     driven.call()
     process = driven.lend()
     for _ in range(5):

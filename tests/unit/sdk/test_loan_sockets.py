@@ -34,7 +34,7 @@ ENDED = Outcome(1, Status.SUCCEEDED, b"", None, None)
 
 @pytest.fixture(autouse=True)
 def wants_loans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a program that asks for them."""
+    """Whatever the tests' own environment says."""
     monkeypatch.setenv("KEEPWARM_LENDING", "1")
 
 
@@ -489,9 +489,14 @@ def test_a_wish_that_is_no_wish_is_refused_in_words(monkeypatch: pytest.MonkeyPa
         LoanSockets(dict)
 
 
-@pytest.mark.parametrize("text", ["", "0"])
-def test_who_does_not_ask_for_loans_is_reached_nowhere(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv("KEEPWARM_LENDING", text)
+@pytest.mark.parametrize(("text", "is_wanted"), [("0", False), ("1", True), ("", True), (None, True)])
+def test_who_wants_no_loans_is_reached_nowhere(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, is_wanted: bool
+) -> None:
+    monkeypatch.delenv("KEEPWARM_LENDING")
+    if text is not None:
+        monkeypatch.setenv("KEEPWARM_LENDING", text)
     sockets = LoanSockets(dict)
     sockets.listen()
-    assert sockets.address == b""
+    assert bool(sockets.address) is is_wanted
+    sockets.end()
