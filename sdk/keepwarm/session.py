@@ -303,7 +303,7 @@ class Session:
     def _delivered(self, call: Call) -> None:
         """Only now: delivered twice is once for the client, and never would be a call that is waited for for ever."""
         self.held_bytes -= call.size
-        del self._unanswered[call]
+        self._unanswered.pop(call, None)
 
     def _beat(self, now_ns: int) -> None:
         self._beat_number += 1
