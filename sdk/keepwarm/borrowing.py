@@ -11,6 +11,7 @@ Rules:
 """
 
 import hashlib
+import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -37,6 +38,9 @@ BURST = 16
 
 PROBE_NS = 50 * MILLISECOND_NS
 """Of calls of unknown length those beyond the first few wait so long for one of those to end."""
+
+TAKEN_BACK_MAX = 4096
+"""So many held calls are looked at for each outcome, so that nothing waits for that."""
 
 LOANS_MAX = 64
 BARRED_NS = 200 * MILLISECOND_NS
@@ -223,20 +227,25 @@ class Borrower:
         borrowing.queue.append(call)
         return True
 
-    def take_held(self) -> None:
+    def take_held(self, count_max: int = sys.maxsize) -> int:
         """Loans may be had, since the scheduler is there or again: of the held calls, all but the first of a function.
 
         Those that have a number were sent to an earlier one, which may have had them run: they are for the scheduler.
+        Looks at so many at most; returns how many were taken.
         """
         if not self._may_borrow:
-            return
-        held = self._held
-        calls, left = [call for call in held if call.state is CallState.HELD], Counter[Function]()
-        held.clear()
-        for call in calls:
+            return 0
+        held, left = self._held, Counter[Function]()
+        looked_at: list[Call] = []
+        stays: list[Call] = []
+        while held and len(looked_at) < count_max:
+            looked_at.append(held.popleft())
+        for call in looked_at:
             left[call.function] += 1
-            if call.number or left[call.function] <= BURST or not self.takes(call):
-                held.append(call)
+            if call.number or left[call.function] <= BURST or call.state is not CallState.HELD or not self.takes(call):
+                stays.append(call)
+        held.put_back(stays)
+        return len(looked_at) - len(stays)
 
     def ended_elsewhere(self, now_ns: int, call: Call, outcome: Outcome) -> None:
         """A call that was submitted has ended: is the next one worth a loan?"""
@@ -257,8 +266,7 @@ class Borrower:
         if not borrowing.is_on:
             self._turn_on(borrowing, call.priority)
         if borrowing.has_left_many:
-            borrowing.has_left_many = False
-            self.take_held()
+            borrowing.has_left_many = self.take_held(TAKEN_BACK_MAX) > 0
 
     def printed(self, now_ns: int, function: Function) -> None:
         """A call of the function has printed something."""

@@ -370,11 +370,11 @@ class Client:
             if self._late_cancels:
                 self._cancel_late()
             self._connection.turn(timeout_s)
-        except Exception as error:
+        except BaseException as error:  # also of a second Ctrl-C
             fall = interruption(error)
             if fall is not Fall.INTO_A_WAIT:  # the session may be half changed
                 self._fail_all(error)
-            if fall is not Fall.NOT_OF_A_HANDLER:
+            if fall is not Fall.NOT_OF_A_HANDLER or not isinstance(error, Exception):
                 raise
         self._deliver()
         if due_ns is not None:
@@ -385,7 +385,7 @@ class Client:
             while self._late_cancels:
                 self.cancel(self._late_cancels.popleft())
 
-    def _fail_all(self, error: Exception) -> None:
+    def _fail_all(self, error: BaseException) -> None:
         _LOG.exception("the connection failed; every unanswered call fails with it")
         self._connection.fail_internally(error)
         self._deliver()

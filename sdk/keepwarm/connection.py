@@ -310,7 +310,7 @@ class Connection:
         """
         with self._lock:
             self.session.goodbye = None
-            was_sent = any(call.number for call in self.session.unanswered())
+            was_sent = any(call.number or call.state is CallState.LENT for call in self.session.unanswered())
             was_sent |= self.session.held_calls > 0 and bool(
                 self.session.loans.inflight or self.session.loans.borrower.on
             )

@@ -5,7 +5,7 @@ Rules: adding and taking cost O(1), however many calls wait; a priority is kept 
 
 from bisect import insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from keepwarm.session_calls import Call
 
@@ -40,6 +40,14 @@ class HeldCalls:
         if not lane:
             del self._lanes[self._priorities.pop()]
         return call
+
+    def put_back(self, calls: Sequence[Call]) -> None:
+        """Undo so many ``popleft``: these go before all others of their priorities, in this order."""
+        for call in reversed(calls):
+            if call.priority not in self._lanes:
+                self.append(call)
+            else:
+                self._lanes[call.priority].appendleft(call)
 
     def clear(self) -> None:
         """Hold nothing any more."""

@@ -23,7 +23,7 @@ from keepwarm.held_calls import HeldCalls
 from keepwarm.loan_frames import FrameError, Piece, Recalled, call_frame, cancel_frame, read, read_whole, recall_frame
 from keepwarm.loan_frames import Outcome as Ended
 from keepwarm.session_calls import Call, CallState
-from keepwarm_wire.fields import CHUNK_BYTES_MAX, TEXT_LONG_MAX
+from keepwarm_wire.fields import CHUNK_BYTES_MAX, INLINE_BYTES_MAX, TEXT_LONG_MAX
 from keepwarm_wire.messages import Failure, Lent, LoanWanted, Outcome, Status
 
 __all__ = ["Loans"]
@@ -453,6 +453,8 @@ class Loans:
         doubtful, loan.doubtful = loan.doubtful, []
         for call in doubtful:
             self._end_doubtful(now_ns, call, ended)
+        if loan.ended is not None:
+            loan.ended = loan.ended._replace(result=b"")  # the futures of all its calls keep the loan
 
     def _take_unread(self, now_ns: int, loan: Loan, ended: Outcome) -> None:
         """The loan's result, if it has any, is all that the process had to say of the last call that began."""
@@ -462,6 +464,8 @@ class Loans:
         for call in loan.doubtful:
             if frame is not None and frame.payload is not None and call.lent_number == frame.number:
                 loan.doubtful.remove(call)
+                if len(frame.payload) > INLINE_BYTES_MAX and not loan.borrowing.is_barred:
+                    loan.borrowing.bar(now_ns)  # as where it is read in time
                 self._tell(now_ns, loan, call, frame, frame.payload)
                 return
 

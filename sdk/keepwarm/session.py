@@ -60,7 +60,6 @@ IDLE_BEAT_FACTOR = 5
 SILENT_BEATS = 3
 """Beats without a sign of life before the session says hello again."""
 
-
 BEAT_NS_MIN = SECOND_NS // 100
 
 
@@ -85,8 +84,7 @@ class Session:
         self.deliveries: deque[Delivery] = deque()
         self.held_bytes = 0
         self._unanswered: dict[Call, None] = {}
-        """Every call that has not been delivered, wherever else it is: so that one of them is not forgotten when an
-        exception, as of a signal handler, falls between its leaving one queue and its entering another."""
+        """Every call that has not been delivered: none is forgotten if an exception falls between two of its queues."""
         self._sending = Sending(session_id)
         self._outgoing = self._sending.outgoing
         self.functions = self._sending.functions
@@ -132,10 +130,8 @@ class Session:
 
     def has_room(self, size: int) -> bool:
         """Whether one more call with ``size`` bytes of arguments may be held."""
-        detached = self.detached
-        if self.held_calls + len(detached) >= HELD_CALLS_MAX:
-            return False
-        return self.held_bytes + detached.spawning.held_bytes + size <= HELD_BYTES_MAX
+        held_bytes = self.held_bytes + self.detached.spawning.held_bytes
+        return self.waiting < HELD_CALLS_MAX and held_bytes + size <= HELD_BYTES_MAX
 
     @property
     def held_calls(self) -> int:
@@ -154,11 +150,17 @@ class Session:
 
     def submit(self, call: Call) -> None:
         """Take a call. It is held until the credit allows it to be sent. The caller has asked ``has_room``."""
-        self._unanswered[call] = None
-        self.held_bytes += call.size
         self.functions.begin(call.function)
-        if not self.loans.borrower.takes(call):
-            self._sending.queue(call)
+        self.held_bytes += call.size
+        try:
+            self._unanswered[call] = None
+            if not self.loans.borrower.takes(call):
+                self._sending.queue(call)
+        except BaseException:  # of a signal handler: nobody will wait for it
+            call.state = CallState.DONE
+            self.functions.end(call.function)
+            self._delivered(call)
+            raise
 
     def cancel(self, now_ns: int, call: Call) -> bool:
         """Ask for a call's end; False when it has ended already. Its completion says how."""
@@ -414,8 +416,7 @@ class Session:
         self.deliveries.append(message)
 
     def _on_explained(self, _now_ns: int, message: ExplainReply) -> None:
-        owner = self.explaining.answer(message.request_number)
-        if owner is not None:
+        if (owner := self.explaining.answer(message.request_number)) is not None:
             self.deliveries.append(Explained(owner, message.document))
 
     def _on_credit(self, now_ns: int, message: PayloadCredit) -> None:
@@ -430,8 +431,7 @@ class Session:
         download = self._downloads.get(message.payload_id)
         if download is None:
             return
-        credit = download.take(now_ns, message)
-        if credit is not None:
+        if (credit := download.take(now_ns, message)) is not None:
             self._outgoing.append(credit)
         if not download.is_complete:
             return

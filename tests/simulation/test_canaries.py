@@ -36,7 +36,7 @@ from keepwarm_worker.core.transitions import InstanceState as AgentInstance
 from support.simulation import lending as lent_processes
 from support.simulation.cluster import simulate
 
-SEEDS_MAX = 60
+SEEDS_MAX = 120
 Break = Callable[[pytest.MonkeyPatch], None]
 
 

@@ -155,6 +155,26 @@ def test_one_that_falls_into_work_fails_what_is_unanswered_and_is_raised(
     assert client._owner is None
 
 
+def test_a_second_ctrl_c_that_falls_into_work_does_so_too(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not held back: what is half done then is not gone on with."""
+
+    def work_twice(_timeout_s: float | None = None) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(client._connection, "turn", work_twice)
+    monkeypatch.setattr(client, "_start_io", lambda: None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        future = submitted(client)
+        with pytest.raises(KeyboardInterrupt):
+            future.result()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert isinstance(future.exception(), InternalError)
+    assert client._owner is None
+
+
 def test_a_defect_fails_what_is_unanswered_and_is_not_raised(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_timeout_s: float | None) -> None:
         raise ValueError("ours")

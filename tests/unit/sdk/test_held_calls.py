@@ -33,6 +33,17 @@ def test_it_is_a_stable_sort_by_priority(steps: list[int | None]) -> None:
     assert not list(held)
 
 
+@given(st.lists(st.integers(-2, 2), max_size=30), st.integers(0, 30))
+def test_what_is_put_back_is_where_it_was(priorities: list[int], count: int) -> None:
+    held = HeldCalls()
+    for priority in priorities:
+        held.append(a_call(priority))
+    before = list(held)
+    taken = [held.popleft() for _ in range(min(count, len(before)))]
+    held.put_back(taken)
+    assert list(held) == before
+
+
 def test_an_empty_one_has_no_head() -> None:
     held = HeldCalls()
     held.append(a_call(1))

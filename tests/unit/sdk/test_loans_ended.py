@@ -83,6 +83,8 @@ def test_what_was_not_read_in_time_is_the_loans_own_result(driven: DrivenLoans, 
         process.close(begun=2)
         process.end(result=result)
     assert driven.ends() == [(calls[0], b"\0"), (calls[1], b"two")]
+    assert process.loan.ended is not None
+    assert process.loan.ended.result == b"", "futures keep their loan, and it would keep that"
     driven.settle()
     assert [call for call, _ in driven.ends()] == calls[2:]
     driven.quiet()
@@ -114,6 +116,7 @@ def test_a_large_one_is_fetched_before_the_loan_is_over(driven: DrivenLoans) -> 
     assert isinstance(ended, LoanEnded)
     assert isinstance(returned, Returned)
     assert (returned.call, returned.result) == (call, b"x" * 120_000)
+    assert process.loan.borrowing.is_barred, "others need not wait for an agent that reads it"
     driven.quiet()
 
 

@@ -155,6 +155,8 @@ def test_what_a_program_submits_after_an_interrupted_submit_is_sent() -> None:
         with interruption:
             driven.call(b"interrupted")
         is_raised = interruption.is_raised
+        if is_raised:
+            assert {id(call) for call in driven.session.unanswered()} <= set(map(id, first)), "nobody waits for it"
         later = [driven.call(bytes([100 + place])) for place in range(3)]
         driven.settle()
         ended = [call for call, _ in driven.ends()]

@@ -59,10 +59,12 @@ class RunningBoard:
     def is_over(self) -> bool:
         """Whether the client has given up the loan that this board is of: asked for each call once it has begun.
 
-        What was written before is seen by others before this looks: taking a lock is a fence for the processor.
+        What was written before is seen by others before this looks: to give a lock back and then take it is a fence for
+        the processor.
         """
-        if _FENCE.acquire(False):  # it is not, once a signal handler has raised something just behind this
+        if _FENCE.locked():  # it is not the first time, nor has a signal handler raised something in between
             _FENCE.release()
+        _FENCE.acquire(False)
         return self.outputs() != 0
 
     def close(self) -> None:
