@@ -5,7 +5,7 @@ import pytest
 from mutants.hunting import UNMUTATED, Verdict, hunt_all, table_of
 from mutants.table import MUTANTS
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")
