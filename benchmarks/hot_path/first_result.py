@@ -19,6 +19,14 @@ def with_keepwarm() -> int:
     return isolated(keep_alive=600)(seven)()
 
 
+def with_keepwarm_submitted() -> int:
+    """The same, where no process is lent to the program."""
+    import os
+
+    os.environ["KEEPWARM_LENDING"] = "0"
+    return with_keepwarm()
+
+
 def with_pool() -> int:
     """The same."""
     from concurrent.futures import ProcessPoolExecutor
@@ -51,7 +59,7 @@ def with_loky() -> int:
 
 WAYS = {
     "keepwarm": with_keepwarm,
-    "keepwarm without lending": with_keepwarm,
+    "keepwarm without lending": with_keepwarm_submitted,
     "pool": with_pool,
     "ray": with_ray,
     "dask": with_dask,
