@@ -43,6 +43,9 @@ TAKEN_BACK_MAX = 4096
 """So many held calls are looked at for each outcome, so that nothing waits for that."""
 
 LOANS_MAX = 64
+USEFUL_CALLS = 16
+"""A loan that others have ended before it had so many calls has cost more than it saved."""
+
 BARRED_NS = 200 * MILLISECOND_NS
 BARRED_MAX_NS = 30_000 * MILLISECOND_NS
 PRINTS_NS = 60_000 * MILLISECOND_NS
@@ -65,8 +68,8 @@ class Loan:
 
     __slots__ = (
         "borrowing", "call", "cancel_at_ns", "closes", "control", "control_rest", "data", "doubtful", "ended",
-        "first", "head_ns", "held", "is_broken", "is_closed", "is_forgotten", "is_open", "is_wanted", "key", "lent",
-        "pieces", "recalled", "rest", "sent", "sent_bytes",
+        "first", "head_ns", "held", "is_broken", "is_closed", "is_forgotten", "is_open", "is_wanted",
+        "is_wanted_when_idle", "key", "lent", "passed", "pieces", "recalled", "rest", "sent", "sent_bytes",
     )  # fmt: skip
 
     def __init__(self, key: bytes, borrowing: "Borrowing", call: Call) -> None:
@@ -76,6 +79,8 @@ class Loan:
         self.lent: Lent | None = None
         """Where it is."""
         self.is_open = self.is_closed = self.is_wanted = self.is_forgotten = self.closes = False
+        self.is_wanted_when_idle = False
+        """Whether others would like to have it, if it is not used."""
         self.is_broken = False
         """Whether the process has said something that makes no sense: nothing of it is listened to any more."""
         self.ended: Outcome | None = None
@@ -87,9 +92,11 @@ class Loan:
         """
         self.first = 1
         """The number of the first of them."""
+        self.passed = 0
+        """How many calls before that one were given back."""
         self.sent_bytes = 0
         self.head_ns = 0
-        """Since when that one is the first."""
+        """Since when that one is the first, or there is none."""
         self.recalled = 0
         """The number of the last call that it had when all but the first were asked back."""
         self.cancel_at_ns = 0
@@ -102,6 +109,16 @@ class Loan:
         self.data: list[bytes] = []
         self.control: list[bytes] = []
         self.rest = self.control_rest = b""
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether it is to be given back if it stays as idle as it is."""
+        return self.is_wanted_when_idle and not (self.sent or self.is_wanted)
+
+    @property
+    def answered(self) -> int:
+        """How many calls have ended under it."""
+        return self.first - 1 - self.passed
 
 
 class Borrowing:

@@ -12,19 +12,21 @@ Rules:
   the loan's own outcome tells.
 - A loan whose call printed something is over, and that call ends with it: output comes before the outcome.
 - An outcome that we did not read in time is the loan's own result: the process waits for nobody.
-- A loan that others want is given no more calls, and those that have not begun are called back.
+- A loan that others want is given no more calls, and those that have not begun are called back; one that they would
+  like to have ends once it has been idle for ``IDLE_NS``. After one that had few calls none is asked for for a while.
 """
 
 from collections import deque
 from collections.abc import Callable
 
-from keepwarm.borrowing import MILLISECOND_NS, PRINTS_NS, Borrower, Borrowing, Loan, Sent, report_of
+from keepwarm.borrowing import MILLISECOND_NS, PRINTS_NS, USEFUL_CALLS, Borrower, Borrowing, Loan, Sent, report_of
 from keepwarm.held_calls import HeldCalls
+from keepwarm.loan_ends import FORGOTTEN, cancelled, ends_with_loan, failed
 from keepwarm.loan_frames import FrameError, Piece, Recalled, call_frame, cancel_frame, read, read_whole, recall_frame
 from keepwarm.loan_frames import Outcome as Ended
 from keepwarm.session_calls import Call, CallState
-from keepwarm_wire.fields import CHUNK_BYTES_MAX, INLINE_BYTES_MAX, TEXT_LONG_MAX
-from keepwarm_wire.messages import Failure, Lent, LoanWanted, Outcome, Status
+from keepwarm_wire.fields import INLINE_BYTES_MAX
+from keepwarm_wire.messages import Lent, LoanWanted, Outcome, Status
 
 __all__ = ["Loans"]
 
@@ -51,18 +53,11 @@ SLOW_NS = 50 * MILLISECOND_NS
 GRACE_NS = 2_000 * MILLISECOND_NS
 """So long a cancelled call may go on before its process is ended."""
 
-SENTENCE_MAX = 8192
-"""What is kept of a failure's sentence, as by an agent."""
+IDLE_NS = MILLISECOND_NS
+"""So long a loan that others would like to have may be idle."""
 
 _NO_VERSION = bytes(32)
 """A loan is of one function: its calls need not name it."""
-
-_OWN_KINDS = ("", "user_exception", "setup_failed")
-_FORGOTTEN = Outcome(0, Status.LOST, b"", None, None)
-"""Of a loan whose outcome nobody will tell: its scheduler has ended."""
-
-_CANCELLED = Failure("cancelled", "The call was cancelled.")
-_DEATHS = ("process_died", "out_of_memory", "result_not_stored")
 
 
 class Loans:
@@ -110,6 +105,8 @@ class Loans:
         for loan in self._open.values():
             if loan.sent:
                 self._look_after(now_ns, loan)
+            elif loan.is_spare and now_ns >= loan.head_ns + IDLE_NS:
+                self.on_wanted(loan)
 
     def _fill(self, now_ns: int, borrowing: Borrowing) -> None:
         if not borrowing.queue:
@@ -158,7 +155,7 @@ class Loans:
             if any(call is not None and call.cancelling for call in loan.sent):
                 self.on_wanted(loan)
                 if loan.is_forgotten:
-                    self.on_outcome(now_ns, loan, _FORGOTTEN)  # nobody can end it for us: we hang up
+                    self.on_outcome(now_ns, loan, FORGOTTEN)  # nobody can end it for us: we hang up
                 else:
                     self._cancel_loan(loan.call)
 
@@ -173,7 +170,10 @@ class Loans:
 
     def next_deadline(self) -> int | None:
         """When ``tick`` is next due, apart from new calls and what comes."""
-        return self._ticked_ns + LOOK_NS if self._open or self.borrower.on else None
+        if not (self._open or self.borrower.on):
+            return None
+        spare = (loan.head_ns + IDLE_NS for loan in self._open.values() if loan.is_spare)
+        return min((self._ticked_ns + LOOK_NS, *spare))
 
     def pause_ns(self) -> int:
         """How long outcomes may be left to gather, so that many are read at once; 0 for not at all."""
@@ -187,8 +187,6 @@ class Loans:
 
     def take_outgoing(self) -> list[Sent]:
         """What is to be written now."""
-        if not self._changed:
-            return []
         outgoing = []
         for loan in self._changed.values():
             outgoing.append(Sent(loan, b"".join(loan.data), b"".join(loan.control), loan.closes))
@@ -227,7 +225,7 @@ class Loans:
         borrowing = loan.borrowing
         if borrowing.requested is loan:
             borrowing.requested = None
-        loan.is_open = True
+        loan.is_open, loan.head_ns = True, self._ticked_ns
         self._open[loan.key] = loan
         borrowing.loans.append(loan)
         if loan.is_wanted or loan.call.cancelling or not borrowing.is_on:
@@ -283,6 +281,7 @@ class Loans:
         while sent and sent[0] is None:
             sent.popleft()
             loan.first += 1
+            loan.passed += 1
         if loan.is_wanted and not sent:
             self._let_go(loan)
 
@@ -376,6 +375,7 @@ class Loans:
         for _ in passed:
             loan.sent.popleft()
         loan.first += count
+        loan.passed += count
         self._given_back(now_ns, loan, [call for call in passed if call is not None])
 
     def _given_back(self, now_ns: int, loan: Loan, calls: list[Call]) -> None:
@@ -387,7 +387,7 @@ class Loans:
             loan.sent_bytes -= call.size
             call.state, call.loan = CallState.HELD, None
             if call.cancelling:
-                self._complete(now_ns, call, Outcome(0, Status.CANCELLED, b"", _CANCELLED, None))
+                self._complete(now_ns, call, cancelled())
             else:
                 goes_on.append(call)
         if borrowing.is_on:
@@ -401,16 +401,14 @@ class Loans:
             call.state, call.loan = CallState.HELD, None
             self._submit(call)  # it was interrupted because the loan was: not what its caller wanted
             return
-        text = f"{frame.type_name}: {frame.message}" if frame.type_name and frame.kind in _OWN_KINDS else frame.message
-        detail, exception = frame.traceback[-TEXT_LONG_MAX:], payload if len(payload) <= CHUNK_BYTES_MAX else b""
-        failure = Failure(frame.kind or "user_exception", text[:SENTENCE_MAX], detail, exception)
-        status = frame.status if frame.status < len(Status.NAMES) else Status.FAILED
-        self._complete(now_ns, call, Outcome(0, status, b"", failure, report_of(loan, frame.run_us)))
+        self._complete(now_ns, call, failed(frame, payload, report_of(loan, frame.run_us)))
 
     def handle(self, loan: Loan, message: Lent | LoanWanted) -> None:
         """What the scheduler says of a loan: where it is, or that others want it."""
         if isinstance(message, Lent):
             loan.lent = message
+        elif message.when_idle:
+            loan.is_wanted_when_idle = True
         else:
             self.on_wanted(loan)
 
@@ -434,14 +432,17 @@ class Loans:
         if outcome.status != Status.CANCELLED and (was_requested or outcome.status != Status.SUCCEEDED):
             borrowing.bar(now_ns)
         elif outcome.status == Status.SUCCEEDED and not borrowing.is_barred:
-            borrowing.was_of_use()
+            if loan.is_wanted and loan.answered < USEFUL_CALLS:
+                borrowing.bar(now_ns)
+            else:
+                borrowing.was_of_use()
         if not loan.is_closed:
             self._let_go(loan)  # what is still to be read is read before that
         self._end(now_ns, loan)
 
     def _end(self, now_ns: int, loan: Loan) -> None:
         """Both ends of a loan are known, or only one yet."""
-        ended = _FORGOTTEN if loan.is_forgotten else loan.ended
+        ended = FORGOTTEN if loan.is_forgotten else loan.ended
         if ended is None or not loan.is_closed:
             self._ending[loan.key] = loan
             return
@@ -478,10 +479,8 @@ class Loans:
 
     def _end_doubtful(self, now_ns: int, call: Call, ended: Outcome) -> None:
         if call.cancelling:
-            self._complete(now_ns, call, Outcome(0, Status.CANCELLED, b"", _CANCELLED, ended.report))
-        elif (ended.status == Status.FAILED and ended.failure is not None and ended.failure.kind in _DEATHS) or (
-            ended.status == Status.LOST and ended is not _FORGOTTEN and not call.function.options.retries.lost_node
-        ):
+            self._complete(now_ns, call, cancelled(ended.report))
+        elif ends_with_loan(call, ended):
             self._complete(now_ns, call, ended._replace(call_number=0))
         else:
             call.state, call.loan = CallState.HELD, None
@@ -492,7 +491,7 @@ class Loans:
         for loan in (self.borrower.requested | self._open | self._ending).values():
             loan.call.state = CallState.DONE
             if loan.key in self.borrower.requested:
-                self.on_outcome(now_ns, loan, _FORGOTTEN)
+                self.on_outcome(now_ns, loan, FORGOTTEN)
             elif loan.ended is None:
                 loan.is_forgotten = True
                 self.on_wanted(loan)

@@ -280,9 +280,13 @@ class Lent(NamedTuple):
 
 
 class LoanWanted(NamedTuple):
-    """Others wait for what is lent: give no more calls to it, and end the loan once those that it has are over."""
+    """Others wait for what is lent: give no more calls to it, and end the loan once those that it has are over.
+
+    ``when_idle``: only once it has had nothing to do for a moment.
+    """
 
     call_number: Count
+    when_idle: bool = False
 
 
 # ---------------------------------------------------------------- payload transfer, both ways

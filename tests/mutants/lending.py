@@ -60,15 +60,33 @@ LENDING: dict[str, Mutant] = {
     ),
     "a loan is called back once": one(
         _RULES,
-        "        _watch(cluster, loan, again_ns - cluster.now_ns)\n",
-        "        pass\n",
+        "            _watch(cluster, loan, again_ns - cluster.now_ns)\n",
+        "            pass\n",
         _TURNS + "a_loan_that_does_not_come_back_is",
     ),
     "equal sessions take loans from each other": one(
         _RULES,
-        "held[call.session.session_id] < own",
-        "held[call.session.session_id] <= own",
+        "self._of_sessions[loan.key[0]] > self",
+        "self._of_sessions[loan.key[0]] >= self",
         _TURNS + "those_who_have",
+    ),
+    "the functions of a session have no turns": one(
+        _RULES,
+        "functions[loan.call.function] > functions[call.function]",
+        "False",
+        _TURNS + "functions_of_one_session_have_their_turns",
+    ),
+    "idle loans keep others waiting": one(
+        _RULES,
+        "        if call.is_loan:\n            _call_back_when_idle",
+        "        if False:\n            _call_back_when_idle",
+        _TURNS + "a_loan_that_waits_has_those",
+    ),
+    "what is lent while a loan waits may be idle": one(
+        _RULES,
+        "        _call_back_when_idle(cluster, attempt)\n",
+        "        pass\n",
+        _TURNS + "a_loan_that_is_granted_while_another",
     ),
     "no loan makes room for calls that want memory": one(
         _CORE + "starting",

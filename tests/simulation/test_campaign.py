@@ -24,7 +24,8 @@ MET_MIN = 5
 
 AMID_LOANS = (
     "lent call dies", "lent call prints", "lent call is interrupted", "lent call is given back", "loan is wanted",
-    "loan is refused", "client does not take a process in", "lent process waits for its client to read",
+    "loan is wanted when idle", "loan is refused", "client does not take a process in",
+    "lent process waits for its client to read",
     "give up loans while lent", "pause client while lent", "client dies while lent", "client restarts while lent",
     "break client while lent", "partition client while lent", "kill busy process while lent", "lose runner while lent",
     "crash scheduler while lent", "crash agent while lent", "stop agent while lent", "partition agent while lent",

@@ -148,7 +148,7 @@ class World:
     def want(self, choice: int) -> None:
         if self.processes:
             numbers = list(self.processes)
-            self.to_client.append(LoanWanted(numbers[choice % len(numbers)]))
+            self.to_client.append(LoanWanted(numbers[choice % len(numbers)], when_idle=choice % 3 == 0))
 
     def outcome(self, number: int, status: int, kind: str = "", result: bytes = b"") -> None:
         """The outcome of a loan, if there is still a scheduler that knows of it."""

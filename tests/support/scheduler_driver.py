@@ -104,7 +104,11 @@ class Client:
 
     def wanted(self) -> list[int]:
         """The loans that were called back, each as often as it was."""
-        return [message.call_number for message in self.of(wire.LoanWanted)]
+        return [message.call_number for message in self.of(wire.LoanWanted) if not message.when_idle]
+
+    def wanted_when_idle(self) -> list[int]:
+        """The loans that are to come back once they are idle, each as often as that was said."""
+        return [message.call_number for message in self.of(wire.LoanWanted) if message.when_idle]
 
     def beat(self) -> None:
         self.beats += 1

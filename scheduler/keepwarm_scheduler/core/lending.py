@@ -7,8 +7,9 @@ rule here. Rules:
 - Lent is where scheduler, agents and client share a machine; with a node elsewhere nothing is, for only calls that pass
   here are spread over the nodes. Nor is anything while calls wait for memory: idle processes are what makes room.
 - A call that has to wait has a loan called back (``LoanWanted``) that stands in its way: one at a time, of the session
-  that has most. A loan that waits has that done only to sessions that have more than its own, and only after
-  ``QUANTUM_NS``. Whatever is lent while somebody waits for its place is looked at after so long, and called back.
+  that has most. A loan that waits has that done only to sessions that have more than its own, within its own to
+  functions that have more, and only after ``QUANTUM_NS``; others are to come back when they are idle. Whatever is lent
+  while somebody waits for its place is looked at after so long, and called back.
 - Loans wait behind the calls of their priority. One that has waited for ``WAITS_NS`` is refused if calls wait too, or
   if its function has no process: its client then submits its calls, and takes part in turns as everybody does.
 """
@@ -120,6 +121,7 @@ def lent(cluster: Cluster, call: Call, attempt: Attempt) -> None:
     )
     if instance.pool.queue or cluster.starved or node.parked:
         _watch(cluster, attempt, QUANTUM_NS)
+        _call_back_when_idle(cluster, attempt)
 
 
 def returned(cluster: Cluster, attempt: Attempt) -> None:
@@ -142,14 +144,19 @@ def wanted(cluster: Cluster, pool: Pool, call: Call) -> None:
     in_the_way = [loan for loan in loans.values() if _is_in_the_way(cluster, pool, loan.instance)]
     for loan in in_the_way:
         _watch(cluster, loan, QUANTUM_NS)  # one may not be enough
-    left = [loan for loan in in_the_way if not loan.loan_wanted_ns]
-    if not left or any(loan.loan_wanted_ns and now_ns - loan.loan_wanted_ns < RETURN_NS for loan in in_the_way):
+        if call.is_loan:
+            _call_back_when_idle(cluster, loan)
+    if any(loan.loan_wanted_ns and now_ns - loan.loan_wanted_ns < RETURN_NS for loan in in_the_way):
         return
-    held = _held(cluster)
-    chosen = max(left, key=lambda loan: held[loan.key[0]])  # of equals the oldest
-    has_more = held[chosen.key[0]] > held[call.session.session_id]
-    if not call.is_loan or (has_more and now_ns - chosen.dispatched_ns >= QUANTUM_NS):
-        _call_back(cluster, chosen)
+    held = _Held(cluster)
+    left = [
+        loan
+        for loan in in_the_way
+        if not loan.loan_wanted_ns
+        and (not call.is_loan or (now_ns - loan.dispatched_ns >= QUANTUM_NS and held.has_more(loan, call)))
+    ]
+    if left:
+        _call_back(cluster, max(left, key=held.by_session_of))  # of equals the oldest
 
 
 def look(cluster: Cluster, token: int) -> None:
@@ -157,11 +164,19 @@ def look(cluster: Cluster, token: int) -> None:
     loan = cluster.loans.get(token)
     if loan is None:
         return
-    again_ns = loan.loan_wanted_ns + cluster.config.beat_interval_ns
-    if loan.loan_wanted_ns and cluster.now_ns < again_ns:
-        _watch(cluster, loan, again_ns - cluster.now_ns)
-    elif loan.loan_wanted_ns or _is_waited_for(cluster, loan):
+    if loan.loan_wanted_ns:
+        again_ns = loan.loan_wanted_ns + cluster.config.beat_interval_ns
+        if cluster.now_ns < again_ns:
+            _watch(cluster, loan, again_ns - cluster.now_ns)
+        else:
+            _call_back(cluster, loan)
+        return
+    waiting = _waiting_for(cluster, loan)
+    held = _Held(cluster)
+    if any(not call.is_loan or held.has_more(loan, call) for call in waiting):
         _call_back(cluster, loan)
+    elif waiting:
+        _call_back_when_idle(cluster, loan)
 
 
 def call_all_back(cluster: Cluster, node: Node | None = None) -> None:
@@ -171,9 +186,24 @@ def call_all_back(cluster: Cluster, node: Node | None = None) -> None:
             _call_back(cluster, loan)
 
 
-def _held(cluster: Cluster) -> Counter[bytes]:
-    """How many loans each session has."""
-    return Counter(loan.key[0] for loan in cluster.loans.values())
+class _Held:
+    """How many loans each session has, and each function of one."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        loans = cluster.loans.values()
+        self._of_sessions = Counter(loan.key[0] for loan in loans)
+        self._of_functions = Counter(loan.call.function for loan in loans if loan.call is not None)
+
+    def by_session_of(self, loan: Attempt) -> int:
+        """Those of the loan's session."""
+        return self._of_sessions[loan.key[0]]
+
+    def has_more(self, loan: Attempt, call: Call) -> bool:
+        """Whether the loan's session has more than the call's; within one, the loan's function more than the call's."""
+        if loan.key[0] != call.session.session_id:
+            return self._of_sessions[loan.key[0]] > self._of_sessions[call.session.session_id]
+        functions = self._of_functions
+        return loan.call is not None and functions[loan.call.function] > functions[call.function]
 
 
 def _is_in_the_way(cluster: Cluster, pool: Pool, instance: Instance) -> bool:
@@ -181,18 +211,13 @@ def _is_in_the_way(cluster: Cluster, pool: Pool, instance: Instance) -> bool:
     return instance.pool is pool or pool.key in instance.node.parked or pool.key in cluster.starved
 
 
-def _is_waited_for(cluster: Cluster, loan: Attempt) -> bool:
-    """The same for all pools, seen from the loan."""
-    instance, held = loan.instance, _held(cluster)
-    own = held[loan.key[0]]
+def _waiting_for(cluster: Cluster, loan: Attempt) -> list[Call]:
+    """The first calls of all pools for which the loan is in the way."""
+    instance = loan.instance
     pools = {instance.pool.key: instance.pool}
     pools |= {key: parked[0].pool for key, parked in instance.node.parked.items()}
     pools |= cluster.starved
-    return any(
-        not call.is_loan or held[call.session.session_id] < own
-        for pool in pools.values()
-        for call in pool.queue.heads()
-    )
+    return [call for pool in pools.values() for call in pool.queue.heads()]
 
 
 def _call_back(cluster: Cluster, loan: Attempt) -> None:
@@ -201,6 +226,13 @@ def _call_back(cluster: Cluster, loan: Attempt) -> None:
     if call is not None:
         cluster.send(call.session, LoanWanted(call.number))
         _watch(cluster, loan, cluster.config.beat_interval_ns)
+
+
+def _call_back_when_idle(cluster: Cluster, loan: Attempt) -> None:
+    """A notice, said once: if it is lost, the loan is as good as ever to its client, and no worse to others."""
+    if loan.call is not None and not (loan.loan_wanted_ns or loan.is_wanted_when_idle):
+        loan.is_wanted_when_idle = True
+        cluster.send(loan.call.session, LoanWanted(loan.call.number, when_idle=True))
 
 
 def _watch(cluster: Cluster, loan: Attempt, delay_ns: int) -> None:

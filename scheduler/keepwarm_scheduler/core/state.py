@@ -435,3 +435,5 @@ class Attempt:
     run_times: RunTimes | None = None
     loan_wanted_ns: int = 0
     """When its client was last asked to end it, of a loan; 0 for never."""
+    is_wanted_when_idle: bool = False
+    """Whether its client was asked to end it as soon as it has nothing to do."""

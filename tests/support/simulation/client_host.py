@@ -128,7 +128,7 @@ class ClientHost:
         for message in messages:
             self.tally.messages += 1
             if isinstance(message, LoanWanted):
-                self.tally.meet("loan is wanted")
+                self.tally.meet("loan is wanted when idle" if message.when_idle else "loan is wanted")
             self.session.handle(now_ns, message)
         self._turn()
 

@@ -2,11 +2,14 @@
 
 from collections import Counter
 
+import pytest
+
 from keepwarm.borrowing import (
     BARRED_MAX_NS,
     BARRED_NS,
     BURST,
     PRINTS_NS,
+    USEFUL_CALLS,
     Borrowing,
     report_of,
 )
@@ -15,6 +18,7 @@ from keepwarm_wire.messages import (
     Borrow,
     Cancel,
     Failure,
+    LoanWanted,
     Outcome,
     Output,
     Phase,
@@ -73,6 +77,50 @@ def test_bars_double_up_to_a_limit_and_begin_anew_after_a_loan_of_use() -> None:
     process.close(begun=1)
     process.end()
     assert borrowing.bars_ns == BARRED_NS
+
+
+@pytest.mark.parametrize("count", [USEFUL_CALLS - 1, USEFUL_CALLS])
+@pytest.mark.parametrize("when_idle", [False, True])
+def test_a_loan_that_others_ended_after_few_calls_was_of_no_use(count: int, when_idle: bool) -> None:
+    driven = DrivenLoans().learned()
+    process, _ = driven.given(1)
+    for _ in range(count - 1):
+        process.answer()
+        driven.call()
+        driven.out()
+    process.answer()
+    driven.get(LoanWanted(process.loan.call.number, when_idle))
+    driven.out(after_s=0.002)
+    assert process.is_shut
+    process.close(begun=count)
+    process.end()
+    driven.call()
+    assert kinds(driven.out()) == ([Borrow] if count == USEFUL_CALLS else [Submit])
+
+
+def test_calls_that_were_given_back_were_of_no_use() -> None:
+    driven = DrivenLoans().learned()
+    process, _ = driven.given(2 * USEFUL_CALLS)
+    process.answer(USEFUL_CALLS - 2)
+    driven.get(LoanWanted(process.loan.call.number))
+    driven.out()
+    passed, *rest = list(process.given)[1:]
+    process.answer()
+    process.given.pop(passed)
+    process.answer()
+    process.give_back(*rest[1:])
+    assert process.loan.answered == USEFUL_CALLS
+    assert process.loan.passed == USEFUL_CALLS
+
+
+def test_a_loan_that_ends_by_itself_was_of_use_after_few_calls() -> None:
+    driven = DrivenLoans().learned()
+    process, _ = driven.given(1)
+    process.answer()
+    process.close(begun=1)
+    process.end()
+    driven.call()
+    assert kinds(driven.out()) == [Borrow]
 
 
 def test_a_process_that_did_not_come_is_no_loan_of_use() -> None:

@@ -6,13 +6,13 @@ from itertools import pairwise
 import pytest
 
 from keepwarm.borrowing import BURST, PRINTS_NS
+from keepwarm.loan_ends import SENTENCE_MAX
 from keepwarm.loans import (
     CALL_MIN_NS,
     HORIZON_NS,
     LOOK_NS,
     PAUSE_CALLS,
     PAUSE_MAX_NS,
-    SENTENCE_MAX,
     WINDOW_BYTES,
     WINDOW_MAX,
 )

@@ -6,6 +6,8 @@ import pytest
 
 from keepwarm.loans import (
     GRACE_NS,
+    IDLE_NS,
+    LOOK_NS,
     SLOW_NS,
 )
 from keepwarm.session import SECOND_NS
@@ -139,6 +141,53 @@ def test_a_loan_that_others_want_before_it_is_open_is_let_go_as_it_opens(driven:
     assert process.is_shut
     assert process.given == {}
     driven.quiet(process)
+
+
+@pytest.mark.parametrize("when", ["idle", "busy", "not open"])
+def test_a_loan_that_others_would_like_is_let_go_once_it_is_idle_for_a_moment(driven: DrivenLoans, when: str) -> None:
+    driven.call()
+    process = driven.granted() if when == "not open" else driven.lend()
+    if when == "idle":
+        process.answer()
+    driven.get(LoanWanted(process.loan.call.number, when_idle=True))
+    if when == "not open":
+        process.open()
+    if when != "idle":
+        driven.out(after_s=0.003)
+        process.answer()
+    driven.out()
+    was_shut = process.is_shut
+    assert driven.session.next_deadline() == driven.now_ns + IDLE_NS
+    driven.out(after_s=IDLE_NS / SECOND_NS)
+    assert (was_shut, process.is_shut) == (False, True)
+    driven.quiet(process)
+
+
+def test_a_loan_that_others_would_like_has_its_calls_as_long_as_they_come(driven: DrivenLoans) -> None:
+    process, _ = driven.given(1)
+    driven.get(LoanWanted(process.loan.call.number, when_idle=True))
+    for _ in range(20):
+        process.answer()
+        driven.out(after_s=0.9 * IDLE_NS / SECOND_NS)
+        driven.call()
+        driven.out()
+        assert len(process.given) == 1
+    assert not process.recalls
+
+
+def test_a_loan_that_nobody_would_like_may_be_idle(driven: DrivenLoans) -> None:
+    process, _ = driven.given(1)
+    process.answer()
+    driven.out(after_s=IDLE_NS / SECOND_NS)
+    assert not process.is_shut
+    assert driven.session.next_deadline() == driven.now_ns + LOOK_NS
+
+
+def test_a_loan_that_others_would_like_is_no_reason_to_look_more_often_while_it_has_calls(driven: DrivenLoans) -> None:
+    process, _ = driven.given(1)
+    driven.get(LoanWanted(process.loan.call.number, when_idle=True))
+    driven.out(after_s=1)
+    assert driven.session.next_deadline() == driven.now_ns + LOOK_NS
 
 
 def test_what_waits_does_not_wait_for_a_loan_that_is_let_go(driven: DrivenLoans) -> None:

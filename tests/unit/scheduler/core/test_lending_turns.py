@@ -164,17 +164,91 @@ def test_a_session_takes_nothing_from_itself_for_another_loan() -> None:
     assert agent.has(client, waiting)
 
 
+def test_functions_of_one_session_have_their_turns() -> None:
+    driver, agent, (client,) = lenders()
+    client.declare("m:other")
+    loan, waiting = client.borrow(1), client.borrow(2)
+    driver.advance(INSTANT)
+    assert not client.wanted()
+    driver.advance(QUANTUM)
+    assert client.wanted() == [loan]
+    agent.end(client, loan)
+    assert agent.has(client, waiting)
+
+
+def test_functions_of_one_session_that_have_equally_much_do_not_take_from_each_other() -> None:
+    driver, _, (client,) = lenders(2)
+    client.declare("m:other")
+    for _ in range(2):
+        client.borrow(1)
+        client.borrow(2)
+    driver.advance(3)
+    assert not client.wanted()
+
+
+def test_a_function_takes_nothing_from_another_session_that_has_as_much_as_its_own() -> None:
+    driver, _, (one, other) = lenders(2, "AB")
+    other.declare("m:other")
+    loans = one.borrow(), other.borrow(1)
+    waiting = other.borrow(2)
+    driver.advance(QUANTUM)
+    assert not one.wanted()
+    assert other.wanted() == [loans[1]]
+    assert not other.outcomes(waiting)
+
+
+# ---------------------------------------------------------------- what is idle
+
+
+def test_a_loan_that_waits_has_those_called_back_that_are_idle() -> None:
+    """Also of those that have no more: what is not used is not to keep anybody waiting."""
+    driver, _, (one, other) = lenders(2, "AB")
+    loans = one.borrow(), other.borrow()
+    one.borrow()
+    assert one.wanted_when_idle() == [loans[0]]
+    assert other.wanted_when_idle() == [loans[1]]
+    other.borrow()
+    driver.advance(1)
+    assert (one.wanted_when_idle(), other.wanted_when_idle()) == ([loans[0]], [loans[1]]), "once is enough"
+    assert not one.wanted()
+    assert not other.wanted()
+
+
+def test_a_loan_that_is_granted_while_another_waits_is_to_come_back_when_idle() -> None:
+    _, agent, (one, other) = lenders(sessions="AB")
+    loan, waiting, behind = one.borrow(), other.borrow(), one.borrow()
+    agent.end(one, loan)
+    assert agent.has(other, waiting)
+    assert other.wanted_when_idle() == [waiting]
+    agent.end(other, waiting)
+    assert agent.has(one, behind)
+    assert one.wanted_when_idle() == [loan], "nobody waits"
+
+
+def test_a_loan_that_is_called_back_need_not_be_idle_for_that() -> None:
+    driver, _, (one, other) = lenders(sessions="AB")
+    loan = one.borrow()
+    other.submit()
+    other.borrow()
+    driver.advance(1)
+    assert set(one.wanted()) == {loan}
+    assert not one.wanted_when_idle()
+
+
+# ---------------------------------------------------------------- loans that wait in vain
+
+
 def test_a_loan_whose_function_has_no_process_is_refused_after_a_while() -> None:
     """Else one function of a session would wait for as long as another is called."""
     driver, _, (client,) = lenders()
     client.declare("m:other")
-    client.borrow(1)
+    loan = client.borrow(1)
     waiting = client.borrow(2)
     driver.advance(WAITS_NS / SECOND_NS - 0.01)
     assert not client.outcomes(waiting)
     driver.advance(WAITS)
     assert client.status(waiting) == "failed"
-    assert not client.wanted()
+    assert client.wanted() == [loan]
 
 
 def test_a_loan_comes_after_the_calls_that_wait() -> None:
