@@ -20,6 +20,7 @@ MEASURED_BY: dict[str, Workload] = {
     "growth": workloads.growth,
     "queued": workloads.queued,
     "environments": sharing.environments,
+    "in_turn": sharing.in_turn,
     "requirements": workloads.requirements,
     "fairness": sharing.fairness,
     "curve": workloads.three,

@@ -5,9 +5,12 @@ environment has a pool of its own, and the operating system divides the processo
 """
 
 import gc
+import itertools
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 from benchmarks.hot_path.calls import burn, nothing
 from benchmarks.hot_path.choosing import OURS, POOL, SUBMITTED
@@ -15,9 +18,9 @@ from benchmarks.hot_path.client import started
 from benchmarks.hot_path.systems import Keepwarm, KeepwarmSubmitted, System
 from benchmarks.hot_path.tiers import Sizes
 from benchmarks.hot_path.window import Window
-from benchmarks.hot_path.workloads import MILLISECOND_S, Measured, warm_up
+from benchmarks.hot_path.workloads import MILLISECOND_S, Measured, timed, warm_up
 
-__all__ = ["environments", "fairness", "many_clients"]
+__all__ = ["environments", "fairness", "in_turn", "many_clients"]
 
 LANE_WARM_UP = 5
 PATIENCE_S = 20.0
@@ -63,6 +66,21 @@ def environments(system: System, sizes: Sizes) -> Iterator[Measured]:
             del handles, results
         case = f"{count} environment{'s' * (count > 1)}"
         yield Measured(case, window.figures(sizes.calls), window.parts(sizes.calls))
+
+
+def in_turn(system: System, sizes: Sizes) -> Iterator[Measured]:
+    """Round trips, each to another environment than the one before."""
+    lanes: list[System] = []
+    for count in sizes.in_turn:
+        while len(lanes) < count:
+            lanes.append(system.environment(len(lanes)))
+            warm_up(lanes[-1], LANE_WARM_UP, nothing)
+        calls = itertools.cycle([partial(lane.call, nothing) for lane in lanes])
+        yield timed(partial(_call_next, calls), sizes, f"{count} environments")
+
+
+def _call_next(calls: Iterator[Callable[[], Any]]) -> None:
+    next(calls)()
 
 
 def fairness(system: System, sizes: Sizes) -> Iterator[Measured]:

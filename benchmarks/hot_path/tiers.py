@@ -24,6 +24,7 @@ class Sizes(NamedTuple):
     growth: int
     queued: int
     environments: tuple[int, ...]
+    in_turn: tuple[int, ...]
     fair_queue: int
     fair_calls: int
 
@@ -46,6 +47,7 @@ TIERS = {
         growth=100_000,
         queued=100_000,
         environments=(1, 10, 50),
+        in_turn=(2, 3, 10),
         fair_queue=100_000,
         fair_calls=1_000,
     ),
@@ -61,6 +63,7 @@ TIERS = {
         growth=1_000,
         queued=2_000,
         environments=(1, 3),
+        in_turn=(3,),
         fair_queue=1_000,
         fair_calls=30,
     ),
@@ -76,6 +79,7 @@ TIERS = {
         growth=20_000,
         queued=0,
         environments=(),
+        in_turn=(),
         fair_queue=0,
         fair_calls=0,
     ),

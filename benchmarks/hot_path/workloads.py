@@ -9,6 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from benchmarks.hot_path.calls import burn, name_of_requests, nothing, same
@@ -32,6 +33,7 @@ __all__ = [
     "queued",
     "requirements",
     "round_trip",
+    "timed",
     "trips",
 ]
 
@@ -75,14 +77,19 @@ def warm_up(system: System, calls: int, function: Callable[..., Any], *arguments
 def trips(system: System, function: Callable[..., Any], sizes: Sizes, case: str = "") -> Measured:
     """Round trips, one at a time."""
     warm_up(system, sizes.warm_up, function)
+    return timed(partial(system.call, function), sizes, case)
+
+
+def timed(call: Callable[[], object], sizes: Sizes, case: str) -> Measured:
+    """Make a call again and again, and time each."""
     for _ in range(sizes.round_trips // 10):
-        system.call(function)
+        call()
     time.sleep(sizes.settle_s)
     times_s: list[float] = []
     with Window() as window:
         for _ in range(sizes.round_trips):
             begun_s = time.perf_counter()
-            system.call(function)
+            call()
             times_s.append(time.perf_counter() - begun_s)
     percentiles = statistics.quantiles(times_s, n=100)
     figures = window.figures(sizes.round_trips) | {"p50_ms": percentiles[49] * 1e3, "p99_ms": percentiles[98] * 1e3}

@@ -13,6 +13,7 @@ import pytest
 
 from keepwarm_wire import messages as wire
 from support.agent_peer import AgentPeer, agent_and_peer, returned
+from support.waiting import until
 
 WAITING = 12
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -36,6 +37,13 @@ def wait_for_file(path: str) -> str:
     while not os.path.exists(path):  # noqa: PTH110 - runs in the instance
         time.sleep(0.001)
     return "went on"
+
+
+def say_and_wait(begun: str, end: str) -> str:
+    import pathlib
+
+    pathlib.Path(begun).touch()
+    return wait_for_file(end)
 
 
 def ready(peer: AgentPeer, instance_id: int, function: Any, *args: Any) -> bytes:
@@ -130,12 +138,18 @@ def test_a_cancelled_call_that_waits_ends_while_the_one_before_it_goes_on(home: 
 def test_a_recall_that_comes_too_late_changes_nothing(home: Path) -> None:
     with busy(home) as (peer, instance_id):
         version = ready(peer, instance_id, plus_one, 0)
+        begun, end = home / "begun", home / "end"
+        waiting = peer.declare(say_and_wait)
         first, gate = blocked(peer, instance_id, home)
-        second = peer.dispatch(instance_id, version, 1, is_ahead=True)
+        second = peer.dispatch(instance_id, waiting, str(begun), str(end), is_ahead=True)
         gate.touch()
         peer.outcome(first)
-        peer.send(wire.RecallAttempts(peer.command(), (first, second)))
-        assert returned(peer.outcome(second), peer) == 2
+        until(begun.exists)
+        recall = peer.command()
+        peer.send(wire.RecallAttempts(recall, (first, second)))
+        peer.next(wire.AgentBeat, lambda beat: beat.as_of >= recall)
+        end.touch()
+        assert returned(peer.outcome(second), peer) == "went on"
         assert returned(peer.call(instance_id, version, 5), peer) == 6
 
 
