@@ -351,7 +351,9 @@ class Client:
         connection = self._connection
         if connection.session.waiting or connection.deliveries or connection.session.deliveries:
             return 0
-        return connection.session.next_deadline() if connection.session.is_open else None
+        if not connection.session.is_open or (due_ns := connection.session.next_deadline()) is None:
+            return None
+        return min(due_ns, connection.session.loans.look_ns or due_ns)
 
     def _drive(self, future: Future[Any], end_s: float, interrupt: DeferredInterrupt) -> None:
         while not future.done():
@@ -408,7 +410,7 @@ class Client:
                 self._connection.collect()
                 self._deliver()
                 while self._io_goes_on():
-                    self._take_turn(None)
+                    self._take_turn(0 if self._only_looks() else None)
             except Exception as error:
                 _LOG.exception("the I/O thread failed; every unanswered call fails with it")
                 self._connection.fail_internally(error)
@@ -436,6 +438,13 @@ class Client:
                 return False
             deadline_ns = self._housekeeping_ns()
             return deadline_ns is not None and deadline_ns <= time.monotonic_ns()
+
+    def _only_looks(self) -> bool:
+        """Whether the turn is only to see whether a loan is wanted back: a caller that comes is not to wait for it."""
+        with self._lock:
+            session, now_ns = self._connection.session, time.monotonic_ns()
+            has_more = session.waiting or (session.next_deadline() or now_ns) <= now_ns
+            return session.loans.look_ns is not None and not has_more
 
     def wake_sleepers(self, future: Future[Any]) -> None:
         """The future is done: whoever sleeps for it is to look."""

@@ -19,6 +19,7 @@ Rules:
 from collections import deque
 from collections.abc import Callable
 
+from keepwarm import loan_timing
 from keepwarm.borrowing import MILLISECOND_NS, PRINTS_NS, USEFUL_CALLS, Borrower, Borrowing, Loan, Sent, report_of
 from keepwarm.held_calls import HeldCalls
 from keepwarm.loan_ends import FORGOTTEN, cancelled, ends_with_loan, failed
@@ -38,23 +39,11 @@ WINDOW_BYTES = 256 * 1024
 CALL_MIN_NS = 15_000
 """What a call costs a process at least, more or less."""
 
-PAUSE_CALLS = 8
-PAUSE_CALL_NS = 5_000
-PAUSE_MAX_NS = 8 * MILLISECOND_NS
-"""While every process has so many calls, their outcomes are left to gather for half of the time that these take, each
-at least so long; at most for so long."""
-
-LOOK_NS = 10 * MILLISECOND_NS
-"""How soon it is seen, while there is a loan, that others want it."""
-
 SLOW_NS = 50 * MILLISECOND_NS
 """So long a call may run before those behind it are called back."""
 
 GRACE_NS = 2_000 * MILLISECOND_NS
 """So long a cancelled call may go on before its process is ended."""
-
-IDLE_NS = MILLISECOND_NS
-"""So long a loan that others would like to have may be idle."""
 
 _NO_VERSION = bytes(32)
 """A loan is of one function: its calls need not name it."""
@@ -105,7 +94,7 @@ class Loans:
         for loan in self._open.values():
             if loan.sent:
                 self._look_after(now_ns, loan)
-            elif loan.is_spare and now_ns >= loan.head_ns + IDLE_NS:
+            elif loan.is_spare and now_ns >= loan.head_ns + loan_timing.IDLE_NS:
                 self.on_wanted(loan)
 
     def _fill(self, now_ns: int, borrowing: Borrowing) -> None:
@@ -172,18 +161,16 @@ class Loans:
         """When ``tick`` is next due, apart from new calls and what comes."""
         if not (self._open or self.borrower.on):
             return None
-        spare = (loan.head_ns + IDLE_NS for loan in self._open.values() if loan.is_spare)
-        return min((self._ticked_ns + LOOK_NS, *spare))
+        return loan_timing.due_ns(self._ticked_ns, self._open.values())
+
+    @property
+    def look_ns(self) -> int | None:
+        """When the connections are to be looked at though no caller waits: others may want what is lent."""
+        return self._ticked_ns + loan_timing.GLANCE_NS if self._open else None
 
     def pause_ns(self) -> int:
-        """How long outcomes may be left to gather, so that many are read at once; 0 for not at all."""
-        pause_ns = PAUSE_MAX_NS if self._open else 0
-        for loan in self._open.values():
-            calls = len(loan.sent)
-            if calls < PAUSE_CALLS:
-                return 0
-            pause_ns = min(pause_ns, calls // 2 * (PAUSE_CALL_NS + loan.borrowing.mean_ns))
-        return pause_ns
+        """How long outcomes may be left to gather; 0 for not at all."""
+        return loan_timing.pause_ns(self._open.values())
 
     def take_outgoing(self) -> list[Sent]:
         """What is to be written now."""

@@ -58,6 +58,12 @@ LENDING: dict[str, Mutant] = {
         "        pass\n",
         _TURNS + "loans_are_called_back_one",
     ),
+    "one call that waits keeps the next one waiting": one(
+        _RULES,
+        "(1 if call.is_loan else pool.queued - len(pool.loans))",
+        "1",
+        _TURNS + "a_call_that_comes_later",
+    ),
     "a loan is called back once": one(
         _RULES,
         "            _watch(cluster, loan, again_ns - cluster.now_ns)\n",

@@ -6,10 +6,10 @@ rule here. Rules:
 
 - Lent is where scheduler, agents and client share a machine; with a node elsewhere nothing is, for only calls that pass
   here are spread over the nodes. Nor is anything while calls wait for memory: idle processes are what makes room.
-- A call that has to wait has a loan called back (``LoanWanted``) that stands in its way: one at a time, of the session
-  that has most. A loan that waits has that done only to sessions that have more than its own, within its own to
-  functions that have more, and only after ``QUANTUM_NS``; others are to come back when they are idle. Whatever is lent
-  while somebody waits for its place is looked at after so long, and called back.
+- A call that has to wait has a loan called back (``LoanWanted``) that stands in its way, of the session that has most;
+  no more of them at a time than calls wait. A loan that waits has that done only to sessions that have more than its
+  own, within its own to functions that have more, and only after ``QUANTUM_NS``; others are to come back when they are
+  idle. Whatever is lent while somebody waits for its place is looked at after so long, and called back.
 - Loans wait behind the calls of their priority. One that has waited for ``WAITS_NS`` is refused if calls wait too, or
   if its function has no process: its client then submits its calls, and takes part in turns as everybody does.
 """
@@ -146,7 +146,8 @@ def wanted(cluster: Cluster, pool: Pool, call: Call) -> None:
         _watch(cluster, loan, QUANTUM_NS)  # one may not be enough
         if call.is_loan:
             _call_back_when_idle(cluster, loan)
-    if any(loan.loan_wanted_ns and now_ns - loan.loan_wanted_ns < RETURN_NS for loan in in_the_way):
+    returning = sum(loan.loan_wanted_ns > 0 and now_ns - loan.loan_wanted_ns < RETURN_NS for loan in in_the_way)
+    if returning >= (1 if call.is_loan else pool.queued - len(pool.loans)):
         return
     held = _Held(cluster)
     left = [

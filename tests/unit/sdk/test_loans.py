@@ -7,12 +7,10 @@ import pytest
 
 from keepwarm.borrowing import BURST, PRINTS_NS
 from keepwarm.loan_ends import SENTENCE_MAX
+from keepwarm.loan_timing import LOOK_NS, PAUSE_CALLS, PAUSE_MAX_NS
 from keepwarm.loans import (
     CALL_MIN_NS,
     HORIZON_NS,
-    LOOK_NS,
-    PAUSE_CALLS,
-    PAUSE_MAX_NS,
     WINDOW_BYTES,
     WINDOW_MAX,
 )

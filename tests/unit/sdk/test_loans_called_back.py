@@ -4,10 +4,9 @@ from collections import Counter
 
 import pytest
 
+from keepwarm.loan_timing import IDLE_NS, LOOK_NS
 from keepwarm.loans import (
     GRACE_NS,
-    IDLE_NS,
-    LOOK_NS,
     SLOW_NS,
 )
 from keepwarm.session import SECOND_NS

@@ -44,6 +44,16 @@ def test_loans_are_called_back_one_at_a_time_and_the_others_after_a_while() -> N
     assert sorted(one.wanted()) == loans
 
 
+def test_a_call_that_comes_later_has_another_loan_called_back() -> None:
+    """Who waits already is waited for: the loan that comes back is theirs."""
+    driver, _, (one, other) = lenders(3, "AB")
+    loans = [one.borrow() for _ in range(3)]
+    for count in (1, 2, 3):
+        other.submit()
+        assert one.wanted() == loans[:count]
+        driver.advance(INSTANT)
+
+
 def test_the_session_that_has_most_gives_first() -> None:
     _, _, (one, two, other) = lenders(3, "ABC")
     one.borrow()
