@@ -102,7 +102,7 @@ def run_command(home: Path, *arguments: str, variables: Mapping[str, str] | None
     """Run the ``keepwarm`` command."""
     done = subprocess.run(
         [sys.executable, "-m", "keepwarm", *arguments],
-        env={"COLUMNS": "200", **environment_of(home, variables)},
+        env={**environment_of(home), "COLUMNS": "200", **(variables or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

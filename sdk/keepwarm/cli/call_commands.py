@@ -11,10 +11,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from keepwarm.cli.screen import screen
 from keepwarm.detached import CallStatus, parse_id, status_of
 from keepwarm.errors import ClusterUnreachable, KeepwarmError, OptionError, RemoteError, RemoteTraceback
 
@@ -81,7 +81,7 @@ def calls_list(
         kept = "" if status.left_s is None else _length(status.left_s)
         row = (status.id, status.function, _state(status), status.node, _length(status.age_s), kept, status.key)
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
-    Console().print(table)
+    screen().print(table)
     if not is_all:
         typer.echo(f"... and older ones: --limit {limit * 2} shows more.", err=True)
 
@@ -97,7 +97,7 @@ def calls_show(call: CallArgument, address: AddressOption = None, as_json: JsonO
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in _described(status):
         table.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(value))
-    Console().print(table)
+    screen().print(table)
 
 
 @calls_app.command("cancel")

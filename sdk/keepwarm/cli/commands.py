@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from keepwarm.cli import call_commands, key_commands, node_commands
 from keepwarm.cli.becoming import DAEMONS, become
+from keepwarm.cli.screen import screen
 from keepwarm.errors import KeepwarmError, OptionError
 
 __all__ = ["app", "main"]
@@ -123,7 +124,7 @@ def status(
         return
     from keepwarm.cli.status_view import render
 
-    Console().print(render(document, found))
+    screen().print(render(document, found))
 
 
 @app.command()
@@ -148,7 +149,7 @@ def explain(
     else:
         from keepwarm.cli.explain_view import render
 
-        Console().print(render(document), highlight=False)
+        screen().print(render(document), highlight=False)
     if "error" in document:
         raise typer.Exit(2 if document["error"] == "malformed" else 1)
 

@@ -8,10 +8,10 @@ import re
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from keepwarm.cli.screen import screen
 from keepwarm.errors import OptionError
 
 __all__ = ["keys_app", "register", "token_app"]
@@ -151,7 +151,7 @@ def keys_list(
             "" if row["kind"] == "token" else unseen,
             str(row["fingerprint"]),
         )
-    Console().print(table)
+    screen().print(table)
 
 
 @keys_app.command("revoke")
