@@ -236,8 +236,8 @@ class Borrower:
         if borrowing is None or call.size > INLINE_BYTES_MAX:
             return False
         if not borrowing.is_on:
-            if borrowing.is_barred or function.unanswered <= BURST or borrowing.is_long or not self._may_borrow:
-                return False
+            if function.unanswered <= BURST or borrowing.is_long or not self._may_borrow:
+                return False  # a bar may be over by now, which the next look at it tells
             self._turn_on(borrowing, call.priority)
         elif call.priority != borrowing.priority:
             return False

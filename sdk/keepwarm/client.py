@@ -442,9 +442,8 @@ class Client:
     def _only_looks(self) -> bool:
         """Whether the turn is only to see whether a loan is wanted back: a caller that comes is not to wait for it."""
         with self._lock:
-            session, now_ns = self._connection.session, time.monotonic_ns()
-            has_more = session.waiting or (session.next_deadline() or now_ns) <= now_ns
-            return session.loans.look_ns is not None and not has_more
+            session = self._connection.session
+            return session.loans.look_ns is not None and not session.waiting and session.next_deadline() != 0
 
     def wake_sleepers(self, future: Future[Any]) -> None:
         """The future is done: whoever sleeps for it is to look."""

@@ -226,7 +226,7 @@ class Connection:
             elif type(arrival) is Closed:
                 loans.closed(now_ns, *arrival)
             else:
-                loans.opened(arrival.loan)
+                loans.opened(now_ns, arrival.loan)
 
     # ------------------------------------------------------------ opening and closing
 

@@ -161,7 +161,7 @@ class Loans:
         """When ``tick`` is next due, apart from new calls and what comes."""
         if not (self._open or self.borrower.on):
             return None
-        return loan_timing.due_ns(self._ticked_ns, self._open.values())
+        return self._ticked_ns if self._changed else loan_timing.due_ns(self._ticked_ns, self._open.values())
 
     @property
     def look_ns(self) -> int | None:
@@ -205,14 +205,14 @@ class Loans:
 
     # ------------------------------------------------------------ what the connection does
 
-    def opened(self, loan: Loan) -> None:
+    def opened(self, now_ns: int, loan: Loan) -> None:
         """The process has connected, and been answered."""
         if self.borrower.requested.pop(loan.key, None) is not loan:
             return
         borrowing = loan.borrowing
         if borrowing.requested is loan:
             borrowing.requested = None
-        loan.is_open, loan.head_ns = True, self._ticked_ns
+        loan.is_open, loan.head_ns = True, now_ns
         self._open[loan.key] = loan
         borrowing.loans.append(loan)
         if loan.is_wanted or loan.call.cancelling or not borrowing.is_on:
@@ -419,10 +419,11 @@ class Loans:
         if outcome.status != Status.CANCELLED and (was_requested or outcome.status != Status.SUCCEEDED):
             borrowing.bar(now_ns)
         elif outcome.status == Status.SUCCEEDED and not borrowing.is_barred:
-            if loan.is_wanted and loan.answered < USEFUL_CALLS:
-                borrowing.bar(now_ns)
-            else:
+            is_last = not any(other is not loan for other in borrowing.loans)
+            if loan.answered >= USEFUL_CALLS or not loan.is_wanted or loan.call.cancelling:
                 borrowing.was_of_use()
+            elif is_last:
+                borrowing.bar(now_ns)
         if not loan.is_closed:
             self._let_go(loan)  # what is still to be read is read before that
         self._end(now_ns, loan)

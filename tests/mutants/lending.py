@@ -88,9 +88,21 @@ LENDING: dict[str, Mutant] = {
         "        if False:\n            _call_back_when_idle",
         _TURNS + "a_loan_that_waits_has_those",
     ),
+    "what a function has ends for what it wants besides": one(
+        _RULES,
+        "    if any(call.function is not loan.call.function for call in waiting):\n",
+        "    if waiting:\n",
+        _TURNS + "a_program_is_told",
+    ),
+    "all loans come back for one that waits": one(
+        _RULES,
+        "    elif _returning(cluster, cluster.loans.values()):\n",
+        "    elif False:\n",
+        _TURNS + "loans_are_called_back_for_one",
+    ),
     "what is lent while a loan waits may be idle": one(
         _RULES,
-        "        _call_back_when_idle(cluster, attempt)\n",
+        "        _call_back_when_idle(cluster, attempt, _waiting_for(cluster, attempt))\n",
         "        pass\n",
         _TURNS + "a_loan_that_is_granted_while_another",
     ),

@@ -63,7 +63,7 @@ def test_calls_in_turn_take_no_longer_for_being_lent(functions: int) -> None:
 
 def test_it_would_be_noticed_if_they_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when nothing is called back for a loan of the same program, and every loan counts as of use."""
-    monkeypatch.setattr(lending, "_call_back_when_idle", lambda _cluster, _loan: None)
+    monkeypatch.setattr(lending, "_call_back_when_idle", lambda *_: None)
     monkeypatch.setattr(lending._Held, "has_more", lambda _held, _loan, _call: False)
     monkeypatch.setattr(loans, "USEFUL_CALLS", 0)
     submitted, lent = times_of_calls(3, lent=False), times_of_calls(3, lent=True)

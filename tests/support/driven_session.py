@@ -131,7 +131,7 @@ class LentProcess:
         self.is_hung_up |= sent.closes and self.loan.ended is not None
 
     def open(self) -> "LentProcess":
-        self.driven.session.loans.opened(self.loan)
+        self.driven.session.loans.opened(self.driven.now_ns, self.loan)
         self.driven.session.tick(self.driven.now_ns)
         self.driven.route()
         return self

@@ -279,7 +279,7 @@ class World:
         """The session reads something of it, or that it is over."""
         if not process.is_seen:
             process.is_seen = True
-            self.session.loans.opened(sent_to(process))
+            self.session.loans.opened(self.now_ns, sent_to(process))
         elif process.control and (choice % 2 or not process.data):
             self.session.loans.received_control(self.now_ns, sent_to(process), process.control.popleft())
         elif process.data:

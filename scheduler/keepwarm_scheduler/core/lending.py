@@ -15,6 +15,7 @@ rule here. Rules:
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from itertools import islice
 
 from keepwarm_scheduler.core.cluster import Cluster
@@ -121,7 +122,7 @@ def lent(cluster: Cluster, call: Call, attempt: Attempt) -> None:
     )
     if instance.pool.queue or cluster.starved or node.parked:
         _watch(cluster, attempt, QUANTUM_NS)
-        _call_back_when_idle(cluster, attempt)
+        _call_back_when_idle(cluster, attempt, _waiting_for(cluster, attempt))
 
 
 def returned(cluster: Cluster, attempt: Attempt) -> None:
@@ -145,9 +146,8 @@ def wanted(cluster: Cluster, pool: Pool, call: Call) -> None:
     for loan in in_the_way:
         _watch(cluster, loan, QUANTUM_NS)  # one may not be enough
         if call.is_loan:
-            _call_back_when_idle(cluster, loan)
-    returning = sum(loan.loan_wanted_ns > 0 and now_ns - loan.loan_wanted_ns < RETURN_NS for loan in in_the_way)
-    if returning >= (1 if call.is_loan else pool.queued - len(pool.loans)):
+            _call_back_when_idle(cluster, loan, [call])
+    if _returning(cluster, in_the_way) >= (1 if call.is_loan else pool.queued - len(pool.loans)):
         return
     held = _Held(cluster)
     left = [
@@ -173,11 +173,17 @@ def look(cluster: Cluster, token: int) -> None:
             _call_back(cluster, loan)
         return
     waiting = _waiting_for(cluster, loan)
+    if not waiting:
+        return
     held = _Held(cluster)
-    if any(not call.is_loan or held.has_more(loan, call) for call in waiting):
+    if any(not call.is_loan for call in waiting):
         _call_back(cluster, loan)
-    elif waiting:
-        _call_back_when_idle(cluster, loan)
+    elif not any(held.has_more(loan, call) for call in waiting):
+        _call_back_when_idle(cluster, loan, waiting)
+    elif _returning(cluster, cluster.loans.values()):
+        _watch(cluster, loan, QUANTUM_NS)  # one at a time: perhaps that was enough
+    else:
+        _call_back(cluster, loan)
 
 
 def call_all_back(cluster: Cluster, node: Node | None = None) -> None:
@@ -212,6 +218,11 @@ def _is_in_the_way(cluster: Cluster, pool: Pool, instance: Instance) -> bool:
     return instance.pool is pool or pool.key in instance.node.parked or pool.key in cluster.starved
 
 
+def _returning(cluster: Cluster, loans: Iterable[Attempt]) -> int:
+    """How many of them were called back a moment ago."""
+    return sum(loan.loan_wanted_ns > 0 and cluster.now_ns - loan.loan_wanted_ns < RETURN_NS for loan in loans)
+
+
 def _waiting_for(cluster: Cluster, loan: Attempt) -> list[Call]:
     """The first calls of all pools for which the loan is in the way."""
     instance = loan.instance
@@ -229,9 +240,14 @@ def _call_back(cluster: Cluster, loan: Attempt) -> None:
         _watch(cluster, loan, cluster.config.beat_interval_ns)
 
 
-def _call_back_when_idle(cluster: Cluster, loan: Attempt) -> None:
-    """A notice, said once: if it is lost, the loan is as good as ever to its client, and no worse to others."""
-    if loan.call is not None and not (loan.loan_wanted_ns or loan.is_wanted_when_idle):
+def _call_back_when_idle(cluster: Cluster, loan: Attempt, waiting: Iterable[Call]) -> None:
+    """A notice, said once: if it is lost, the loan is as good as ever to its client, and no worse to others.
+
+    Not where only its own function wants more: that is known to its client.
+    """
+    if loan.call is None or loan.loan_wanted_ns or loan.is_wanted_when_idle:
+        return
+    if any(call.function is not loan.call.function for call in waiting):
         loan.is_wanted_when_idle = True
         cluster.send(loan.call.session, LoanWanted(loan.call.number, when_idle=True))
 

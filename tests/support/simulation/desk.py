@@ -91,7 +91,7 @@ class Desk:
         guest = self._guests[line.token] = _Guest(line, loan)
         host.tally.meet("loan begins")
         host.history.add(host.clock.now_ns, "loan opened", host.name, line.token)
-        host.session.loans.opened(loan)
+        host.session.loans.opened(host.now(), loan)
         line.tell_process()
         self._doors.opened()
         return guest

@@ -98,6 +98,53 @@ def test_a_loan_that_others_ended_after_few_calls_was_of_no_use(count: int, when
     assert kinds(driven.out()) == ([Borrow] if count == USEFUL_CALLS else [Submit])
 
 
+def test_a_bar_is_over_for_many_calls_at_once_too() -> None:
+    """Nothing has ended since that would have told so."""
+    driven = DrivenLoans().learned()
+    refuse(driven)
+    driven.answer_submitted()
+    driven.now_ns += BARRED_NS
+    for _ in range(4 * BURST):
+        driven.call()
+    sent = kinds(driven.out())
+    assert sent.count(Borrow) == 1
+    assert sent.count(Submit) == BURST
+
+
+def test_a_function_that_has_another_loan_is_not_barred_for_one_of_no_use() -> None:
+    driven = DrivenLoans().learned(run_us=5000)
+    for _ in range(20):
+        driven.call()
+    first, second = driven.lend(), driven.lend()
+    driven.get(LoanWanted(second.loan.call.number))
+    driven.out()
+    second.give_back(*list(second.given)[1:])
+    second.answer(run_us=5000)
+    driven.out()
+    assert second.is_shut
+    second.close(begun=1)
+    second.end()
+    borrowing = driven.function.borrowing
+    assert borrowing is not None
+    assert (borrowing.loans, borrowing.is_barred) == ([first.loan], False)
+
+
+def test_a_loan_that_its_program_wants_no_more_says_nothing_of_its_use() -> None:
+    driven = DrivenLoans().learned()
+    process, _ = driven.given(2)
+    late = driven.granted()
+    process.answer(2)
+    assert kinds(driven.out()) == [Cancel]
+    late.open()
+    assert late.is_shut
+    late.close()
+    late.end()
+    process.close(begun=2)
+    process.end()
+    driven.call()
+    assert kinds(driven.out()) == [Borrow]
+
+
 def test_calls_that_were_given_back_were_of_no_use() -> None:
     driven = DrivenLoans().learned()
     process, _ = driven.given(2 * USEFUL_CALLS)

@@ -1,6 +1,7 @@
 """Loans come back when others wait, and wait for their turn."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -215,13 +216,36 @@ def test_a_loan_that_waits_has_those_called_back_that_are_idle() -> None:
     driver, _, (one, other) = lenders(2, "AB")
     loans = one.borrow(), other.borrow()
     one.borrow()
-    assert one.wanted_when_idle() == [loans[0]]
     assert other.wanted_when_idle() == [loans[1]]
     other.borrow()
     driver.advance(1)
     assert (one.wanted_when_idle(), other.wanted_when_idle()) == ([loans[0]], [loans[1]]), "once is enough"
     assert not one.wanted()
     assert not other.wanted()
+
+
+@pytest.mark.parametrize("functions", [(1, 1), (1, 2)])
+def test_a_program_is_told_that_it_wants_its_own_loan_only_for_another_function(functions: tuple[int, int]) -> None:
+    """Else more processes for a burst than there are would end those that there are."""
+    driver, agent, (client,) = lenders()
+    client.declare("m:other")
+    loans = [client.borrow(function) for function in (1, *functions)]
+    driver.advance(QUANTUM)
+    agent.end(client, loans[0])
+    driver.advance(QUANTUM)
+    assert client.wanted_when_idle() == ([] if functions == (1, 1) else loans[:2])
+
+
+def test_loans_are_called_back_for_one_that_waits_one_at_a_time() -> None:
+    driver, _, (one, other) = lenders(3, "AB")
+    loans = [one.borrow() for _ in range(3)]
+    other.borrow()
+    called_back_s: list[float] = []
+    for step in range(100):
+        driver.advance(INSTANT)
+        called_back_s += [step * INSTANT] * (len(one.wanted()) - len(called_back_s))
+    assert one.wanted() == loans
+    assert all(later - earlier >= 0.9 * RETURN_NS / SECOND_NS for earlier, later in pairwise(called_back_s))
 
 
 def test_a_loan_that_is_granted_while_another_waits_is_to_come_back_when_idle() -> None:
