@@ -10,10 +10,10 @@ import select
 import socket as sockets
 import sys
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
-from keepwarm.interruptions import waits
+from keepwarm.interruptions import is_the_programs, waits
 from keepwarm.transport import Arrivals, gathered
 from keepwarm.waking import Wakeup
 from keepwarm_wire import codec
@@ -21,6 +21,8 @@ from keepwarm_wire.messages import Message
 from keepwarm_wire.streams import FrameSplitter, UnsentFrames, direct_path
 
 __all__ = ["DirectTransport", "Watched"]
+
+T = TypeVar("T")
 
 READ_BYTES = 256 * 1024
 RETRY_S = 0.1
@@ -133,7 +135,7 @@ class DirectTransport:
         socket = self._socket
         messages: list[Message] = []
         bad_frames = 0
-        for descriptor, mask in self._ready(socket, self._timeout_ms(timeout_s)):
+        for descriptor, mask in self._unless_closed(lambda: self._ready(socket, self._timeout_ms(timeout_s))):
             if descriptor == self._wakeup.fileno():
                 self._wakeup.clear()
             elif socket is None or descriptor != socket.fileno():
@@ -147,9 +149,22 @@ class DirectTransport:
         self._was_made = self._was_lost = False
         return Arrivals(messages, lost, made, bad_frames)
 
-    @waits
     def pause(self, seconds: float) -> None:
         """Wait for the scheduler or a wake-up, whose words stay for the next look, but not for what is watched."""
+        self._unless_closed(lambda: self._pause(seconds))
+
+    @staticmethod
+    def _unless_closed(wait: Callable[[], T]) -> T | tuple[()]:
+        """Nothing where the turn of a signal's handler has closed the socket before this wait began."""
+        try:
+            return wait()
+        except (OSError, ValueError) as error:
+            if is_the_programs(error):
+                raise
+            return ()
+
+    @waits
+    def _pause(self, seconds: float) -> None:
         socket = self._socket
         waited = [self._wakeup.fileno()] if socket is None else [self._wakeup.fileno(), socket.fileno()]
         if max(waited) < _SELECT_BELOW:

@@ -1,5 +1,7 @@
 """The direct socket of a client: connecting, again too; frames, wake-ups, and a peer that does not read."""
 
+import os
+import signal
 import socket as sockets
 import threading
 import time
@@ -163,6 +165,47 @@ def test_a_connection_that_an_interrupted_turn_left_in_the_middle_of_a_frame_is_
         assert peer.recv(100) == b""
         assert receive_until(transport, "lost").made is False
     connected(transport, listener).close()
+
+
+@pytest.mark.parametrize("act", ["receive", "pause"])
+def test_a_connection_that_the_turn_of_a_handler_gives_up_before_a_wait_is_made_anew(
+    transport: DirectTransport, wakeup: Wakeup, listen: Listen, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    """The handler's own turn was interrupted amid a frame, by another one, which found it so."""
+    listener = listen()
+    with connected(transport, listener):
+        number = wakeup.fileno()
+
+        def give_up() -> int:
+            transport._lose()
+            return number
+
+        monkeypatch.setattr(wakeup, "fileno", give_up)
+        if act == "receive":
+            transport.receive(5)
+        else:
+            transport.pause(5)
+        monkeypatch.undo()
+    connected(transport, listener).close()
+
+
+def test_what_a_handler_raises_into_a_wait_reaches_the_program(transport: DirectTransport, listen: Listen) -> None:
+    """Of whatever kind it is."""
+
+    def handler(_number: int, _frame: object) -> None:
+        raise TimeoutError("of the program's own")
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with connected(transport, listen()):
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            with pytest.raises(TimeoutError, match="program's own"):
+                transport.receive(10)
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            with pytest.raises(TimeoutError, match="program's own"):
+                transport.pause(10)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_wake_up_ends_the_wait(transport: DirectTransport, wakeup: Wakeup, listen: Listen) -> None:
