@@ -34,6 +34,7 @@ from keepwarm.explanation import Explanation, explanation_of
 from keepwarm.function import IsolatedFunction
 from keepwarm.futures import Future
 from keepwarm.interruptions import Fall, interruption
+from keepwarm.loan_timing import GLANCE_NS
 from keepwarm.session import HELD_BYTES_MAX, HELD_CALLS_MAX, Session
 from keepwarm.session_calls import Call, Function
 from keepwarm.session_deliveries import Completion
@@ -44,12 +45,11 @@ __all__ = ["Client", "get_client"]
 
 SECOND_NS = 1_000_000_000
 GLANCE_S = 0.05
-"""How soon the I/O thread looks again while a caller owns the turn: calls in a row then need not wake it."""
+"""How soon the I/O thread looks again while a caller owns the turn: calls in a row need not wake it. Without loans."""
 
 CLOSE_WAIT_S = 2.0
 EXPLAIN_AGAIN_S = 1.0
 _LOG = logging.getLogger("keepwarm")
-
 T = TypeVar("T")
 
 
@@ -271,10 +271,10 @@ class Client:
         return False, not wait_follows and self._call_io(0)
 
     def _call_io(self, deadline_ns: int) -> bool:
-        """Under the lock: see that the I/O thread looks by ``deadline_ns``. True when it must be started first."""
+        """Under the lock: have the I/O thread look by then, or a glance later. True when it must be started first."""
         if self._io_thread is None:
             return True
-        if deadline_ns < self._io_parked_until_ns:
+        if deadline_ns + GLANCE_NS < self._io_parked_until_ns:
             self._io_parked_until_ns = 0
             self._io_call.notify()
         return False
@@ -422,7 +422,8 @@ class Client:
         with self._lock:
             while not self._is_closing:
                 now_ns = time.monotonic_ns()
-                deadline_ns: float | None = now_ns + GLANCE_S * SECOND_NS
+                looks_ns = GLANCE_NS if self._connection.session.loans.look_ns else GLANCE_S * SECOND_NS
+                deadline_ns: float | None = now_ns + looks_ns
                 if self._owner is None:
                     deadline_ns = self._housekeeping_ns()
                     if deadline_ns is not None and deadline_ns <= now_ns:
@@ -441,8 +442,8 @@ class Client:
 
     def _only_looks(self) -> bool:
         """Whether the turn is only to see whether a loan is wanted back: a caller that comes is not to wait for it."""
+        session = self._connection.session
         with self._lock:
-            session = self._connection.session
             return session.loans.look_ns is not None and not session.waiting and session.next_deadline() != 0
 
     def wake_sleepers(self, future: Future[Any]) -> None:

@@ -102,3 +102,14 @@ def test_while_a_call_is_unanswered_the_io_thread_waits_for_it(
     until(lambda: len(turns) > 5)
     assert set(turns) == {None}
     future.cancel()
+
+
+def test_the_io_thread_is_not_woken_to_be_a_little_earlier(client: Client) -> None:
+    """Or each of many calls in a row would wake it."""
+    submit_and_end(client)
+    with client._lock:
+        parked_ns = client._io_parked_until_ns = time.monotonic_ns() + 10 * SECOND_NS
+        client._call_io(parked_ns - GLANCE_NS)
+        assert client._io_parked_until_ns == parked_ns
+        client._call_io(parked_ns - GLANCE_NS - 1)
+        assert client._io_parked_until_ns == 0
