@@ -44,7 +44,7 @@ TAKEN_BACK_MAX = 4096
 
 LOANS_MAX = 64
 USEFUL_CALLS = 16
-"""A loan that others have ended before it had so many calls has cost more than it saved."""
+"""A loan that others have ended before it had so many calls has cost more than it saved, unless so many wait for it."""
 
 BARRED_NS = 200 * MILLISECOND_NS
 BARRED_MAX_NS = 30_000 * MILLISECOND_NS
@@ -68,7 +68,7 @@ class Loan:
 
     __slots__ = (
         "borrowing", "call", "cancel_at_ns", "closes", "control", "control_rest", "data", "doubtful", "ended",
-        "first", "head_ns", "held", "is_broken", "is_closed", "is_forgotten", "is_open", "is_wanted",
+        "first", "head_ns", "held", "is_broken", "is_closed", "is_forgotten", "is_of_no_use", "is_open", "is_wanted",
         "is_wanted_when_idle", "key", "lent", "passed", "pieces", "recalled", "rest", "sent", "sent_bytes",
     )  # fmt: skip
 
@@ -81,6 +81,8 @@ class Loan:
         self.is_open = self.is_closed = self.is_wanted = self.is_forgotten = self.closes = False
         self.is_wanted_when_idle = False
         """Whether others would like to have it, if it is not used."""
+        self.is_of_no_use = False
+        """Whether others wanted it when it had had few calls, and there were few for it."""
         self.is_broken = False
         """Whether the process has said something that makes no sense: nothing of it is listened to any more."""
         self.ended: Outcome | None = None
@@ -151,6 +153,11 @@ class Borrowing:
         self.barred_ns = 0
         """Until when no loan is asked for."""
         self.bars_ns = BARRED_NS
+
+    @property
+    def under_way(self) -> int:
+        """How many of its calls are with processes, or wait for them."""
+        return len(self.queue) + sum(len(loan.sent) for loan in self.loans)
 
     @property
     def is_short(self) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from keepwarm.borrowing import MILLISECOND_NS, Loan
 
-__all__ = ["GLANCE_NS", "IDLE_NS", "LOOK_NS", "due_ns", "pause_ns"]
+__all__ = ["GLANCE_NS", "due_ns", "idle_until_ns", "pause_ns"]
 
 PAUSE_CALLS = 8
 PAUSE_CALL_NS = 5_000
@@ -18,14 +18,22 @@ LOOK_NS = 10 * MILLISECOND_NS
 GLANCE_NS = 2 * MILLISECOND_NS
 """How soon it is seen, while no caller waits for anything, that others want a loan: they wait for that long."""
 
-IDLE_NS = MILLISECOND_NS
-"""So long a loan that others would like to have may be idle."""
+IDLE_NS = 5 * MILLISECOND_NS
+"""So long a loan that others would like to have may be idle: where the machine is busy, programs are slow to call."""
+
+IDLE_IN_TURN_NS = MILLISECOND_NS
+"""The same where another function of the program waits: who calls functions in turn calls none of them meanwhile."""
 
 
-def due_ns(ticked_ns: int, loans: Collection[Loan]) -> int:
+def idle_until_ns(loan: Loan, requested: Collection[Loan]) -> int:
+    """Until when a loan that others would like to have may be idle, while its program waits for the ``requested``."""
+    is_in_turn = any(other.borrowing is not loan.borrowing for other in requested)
+    return loan.head_ns + (IDLE_IN_TURN_NS if is_in_turn else IDLE_NS)
+
+
+def due_ns(ticked_ns: int, loans: Collection[Loan], requested: Collection[Loan]) -> int:
     """When what was looked at last at this instant is to be looked at again."""
-    spare = (loan.head_ns + IDLE_NS for loan in loans if loan.is_spare)
-    return min((ticked_ns + LOOK_NS, *spare))
+    return min((ticked_ns + LOOK_NS, *(idle_until_ns(loan, requested) for loan in loans if loan.is_spare)))
 
 
 def pause_ns(loans: Collection[Loan]) -> int:

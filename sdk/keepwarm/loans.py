@@ -94,7 +94,7 @@ class Loans:
         for loan in self._open.values():
             if loan.sent:
                 self._look_after(now_ns, loan)
-            elif loan.is_spare and now_ns >= loan.head_ns + loan_timing.IDLE_NS:
+            elif loan.is_spare and now_ns >= loan_timing.idle_until_ns(loan, self.borrower.requested.values()):
                 self.on_wanted(loan)
 
     def _fill(self, now_ns: int, borrowing: Borrowing) -> None:
@@ -161,7 +161,9 @@ class Loans:
         """When ``tick`` is next due, apart from new calls and what comes."""
         if not (self._open or self.borrower.on):
             return None
-        return self._ticked_ns if self._changed else loan_timing.due_ns(self._ticked_ns, self._open.values())
+        if self._changed:
+            return self._ticked_ns
+        return loan_timing.due_ns(self._ticked_ns, self._open.values(), self.borrower.requested.values())
 
     @property
     def look_ns(self) -> int | None:
@@ -401,6 +403,8 @@ class Loans:
 
     def on_wanted(self, loan: Loan) -> None:
         """Others wait for the process."""
+        if not loan.is_wanted:
+            loan.is_of_no_use = loan.answered + loan.borrowing.under_way < USEFUL_CALLS
         loan.is_wanted = True
         if loan.is_open:
             self._call_back(loan)
@@ -419,10 +423,9 @@ class Loans:
         if outcome.status != Status.CANCELLED and (was_requested or outcome.status != Status.SUCCEEDED):
             borrowing.bar(now_ns)
         elif outcome.status == Status.SUCCEEDED and not borrowing.is_barred:
-            is_last = not any(other is not loan for other in borrowing.loans)
-            if loan.answered >= USEFUL_CALLS or not loan.is_wanted or loan.call.cancelling:
+            if not loan.is_of_no_use or loan.call.cancelling:
                 borrowing.was_of_use()
-            elif is_last:
+            elif not any(other is not loan for other in borrowing.loans):
                 borrowing.bar(now_ns)
         if not loan.is_closed:
             self._let_go(loan)  # what is still to be read is read before that

@@ -13,6 +13,8 @@ from keepwarm.borrowing import (
     Borrowing,
     report_of,
 )
+from keepwarm.loan_timing import IDLE_NS
+from keepwarm.session import SECOND_NS
 from keepwarm.session_deliveries import Returned
 from keepwarm_wire.messages import (
     Borrow,
@@ -90,7 +92,7 @@ def test_a_loan_that_others_ended_after_few_calls_was_of_no_use(count: int, when
         driven.out()
     process.answer()
     driven.get(LoanWanted(process.loan.call.number, when_idle))
-    driven.out(after_s=0.002)
+    driven.out(after_s=IDLE_NS / SECOND_NS)
     assert process.is_shut
     process.close(begun=count)
     process.end()
@@ -109,6 +111,26 @@ def test_a_bar_is_over_for_many_calls_at_once_too() -> None:
     sent = kinds(driven.out())
     assert sent.count(Borrow) == 1
     assert sent.count(Submit) == BURST
+
+
+def test_a_loan_that_others_ended_while_many_calls_waited_for_it_would_have_been_of_use() -> None:
+    """They have taken turns, and the next is ours."""
+    driven = DrivenLoans().learned(run_us=5000)
+    for _ in range(USEFUL_CALLS):
+        driven.call()
+    process = driven.lend()
+    driven.granted().end(Status.CANCELLED)
+    process.answer(run_us=5000)
+    driven.call()
+    driven.get(LoanWanted(process.loan.call.number))
+    driven.out()
+    process.give_back(*list(process.given)[1:])
+    process.answer(run_us=5000)
+    process.close(begun=2)
+    process.end()
+    borrowing = driven.function.borrowing
+    assert borrowing is not None
+    assert (process.loan.answered, borrowing.loans, borrowing.is_barred) == (2, [], False)
 
 
 def test_a_function_that_has_another_loan_is_not_barred_for_one_of_no_use() -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from keepwarm.loan_timing import IDLE_NS, LOOK_NS
+from keepwarm.loan_timing import IDLE_IN_TURN_NS, IDLE_NS, LOOK_NS
 from keepwarm.loans import (
     GRACE_NS,
     SLOW_NS,
@@ -19,7 +19,7 @@ from keepwarm_wire.messages import (
     Submit,
 )
 from keepwarm_worker.runner import frames
-from support.driven_session import DrivenLoans, failed, ran
+from support.driven_session import LENDABLE, DrivenLoans, failed, ran
 
 SLOW_S = SLOW_NS / SECOND_NS
 GRACE_S = GRACE_NS / SECOND_NS
@@ -160,6 +160,20 @@ def test_a_loan_that_others_would_like_is_let_go_once_it_is_idle_for_a_moment(dr
     driven.out(after_s=IDLE_NS / SECOND_NS)
     assert (was_shut, process.is_shut) == (False, True)
     driven.quiet(process)
+
+
+def test_where_another_function_of_the_program_waits_it_is_let_go_sooner(driven: DrivenLoans) -> None:
+    process, _ = driven.given(1)
+    process.answer()
+    driven.get(LoanWanted(process.loan.call.number, when_idle=True))
+    driven.function = driven.declare(name="m:other", options=LENDABLE)
+    driven.learned()
+    driven.call()
+    driven.out()
+    process.loan.head_ns = driven.now_ns
+    assert driven.session.next_deadline() == driven.now_ns + IDLE_IN_TURN_NS
+    driven.out(after_s=IDLE_IN_TURN_NS / SECOND_NS)
+    assert process.is_shut
 
 
 def test_a_loan_that_others_would_like_has_its_calls_as_long_as_they_come(driven: DrivenLoans) -> None:
