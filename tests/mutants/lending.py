@@ -60,8 +60,8 @@ LENDING: dict[str, Mutant] = {
     ),
     "one call that waits keeps the next one waiting": one(
         _RULES,
-        "(1 if call.is_loan else pool.queued - len(pool.loans))",
-        "1",
+        "calls = 1 if call.is_loan else max(1, pool.queued - len(pool.loans))",
+        "calls = 1",
         _TURNS + "a_call_that_comes_later",
     ),
     "a loan is called back once": one(

@@ -147,7 +147,8 @@ def wanted(cluster: Cluster, pool: Pool, call: Call) -> None:
         _watch(cluster, loan, QUANTUM_NS)  # one may not be enough
         if call.is_loan:
             _call_back_when_idle(cluster, loan, [call])
-    if _returning(cluster, in_the_way) >= (1 if call.is_loan else pool.queued - len(pool.loans)):
+    calls = 1 if call.is_loan else max(1, pool.queued - len(pool.loans))
+    if _returning(cluster, in_the_way) >= calls:
         return
     held = _Held(cluster)
     left = [
