@@ -65,9 +65,15 @@ def _fill(axes: Any, samples: Sequence[Sample], panel: tuple[str, str, str], sys
         colour = COLOURS[systems.index(system) % len(COLOURS)]
         axes.barh(place, median, color=colour, xerr=[[median - low], [high - median]], ecolor="#333333")
         axes.annotate(
-            f"{median:{title.form}}", (high, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+            f"{median:{title.form}}",
+            (max(high, 0), place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
         )
-    axes.set_xlim(0, MARGIN * max(high for _, (_, _, high) in shown) or 1)
+    lowest, highest = min(low for _, (_, low, _) in shown), max(high for _, (_, _, high) in shown)
+    axes.set_xlim(min(0, MARGIN * lowest), MARGIN * highest if highest > 0 else 1)
     axes.set_yticks(range(len(shown)), [system for system, _ in shown])
     axes.tick_params(labelsize="small")
     axes.locator_params(axis="x", nbins=5)

@@ -53,9 +53,7 @@ def environments(system: System, sizes: Sizes) -> Iterator[Measured]:
     """No-ops in flight, to another environment with each call."""
     lanes: list[System] = []
     for count in sizes.environments:
-        while len(lanes) < count:
-            lanes.append(system.environment(len(lanes)))
-            warm_up(lanes[-1], LANE_WARM_UP, nothing)
+        _add_lanes(system, lanes, count)
         for _ in range(2):  # first to warm up
             gc.collect()
             time.sleep(sizes.settle_s)
@@ -68,13 +66,18 @@ def environments(system: System, sizes: Sizes) -> Iterator[Measured]:
         yield Measured(case, window.figures(sizes.calls), window.parts(sizes.calls))
 
 
+def _add_lanes(system: System, lanes: list[System], count: int) -> None:
+    """Until there are so many environments, each of which has run calls."""
+    while len(lanes) < count:
+        lanes.append(system.environment(len(lanes)))
+        warm_up(lanes[-1], LANE_WARM_UP, nothing)
+
+
 def in_turn(system: System, sizes: Sizes) -> Iterator[Measured]:
     """Round trips, each to another environment than the one before."""
     lanes: list[System] = []
     for count in sizes.in_turn:
-        while len(lanes) < count:
-            lanes.append(system.environment(len(lanes)))
-            warm_up(lanes[-1], LANE_WARM_UP, nothing)
+        _add_lanes(system, lanes, count)
         calls = itertools.cycle([partial(lane.call, nothing) for lane in lanes])
         yield timed(partial(_call_next, calls), sizes, f"{count} environments")
 

@@ -135,7 +135,7 @@ class DirectTransport:
         socket = self._socket
         messages: list[Message] = []
         bad_frames = 0
-        for descriptor, mask in self._unless_closed(lambda: self._ready(socket, self._timeout_ms(timeout_s))):
+        for descriptor, mask in _unless_closed(socket, lambda: self._ready(socket, self._timeout_ms(timeout_s))):
             if descriptor == self._wakeup.fileno():
                 self._wakeup.clear()
             elif socket is None or descriptor != socket.fileno():
@@ -151,21 +151,11 @@ class DirectTransport:
 
     def pause(self, seconds: float) -> None:
         """Wait for the scheduler or a wake-up, whose words stay for the next look, but not for what is watched."""
-        self._unless_closed(lambda: self._pause(seconds))
-
-    @staticmethod
-    def _unless_closed(wait: Callable[[], T]) -> T | tuple[()]:
-        """Nothing where the turn of a signal's handler has closed the socket before this wait began."""
-        try:
-            return wait()
-        except (OSError, ValueError) as error:
-            if is_the_programs(error):
-                raise
-            return ()
+        socket = self._socket
+        _unless_closed(socket, lambda: self._pause(socket, seconds))
 
     @waits
-    def _pause(self, seconds: float) -> None:
-        socket = self._socket
+    def _pause(self, socket: sockets.socket | None, seconds: float) -> None:
         waited = [self._wakeup.fileno()] if socket is None else [self._wakeup.fileno(), socket.fileno()]
         if max(waited) < _SELECT_BELOW:
             select.select(waited, (), (), seconds)
@@ -230,6 +220,17 @@ class DirectTransport:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def _unless_closed(socket: sockets.socket | None, wait: Callable[[], T]) -> T | tuple[()]:
+    """Nothing where the turn of a signal's handler has closed the socket before this wait for it began."""
+    try:
+        return wait()
+    except (OSError, ValueError) as error:
+        is_closed = socket is not None and socket.fileno() < 0
+        if not is_closed or is_the_programs(error):
+            raise
+        return ()
 
 
 def _received(socket: sockets.socket) -> bytes | None:

@@ -25,7 +25,7 @@ OPTIONS = FunctionOptions(
 
 
 def _declared(number: int) -> Declared:
-    """Each in an environment of its own."""
+    """In one of three environments, so that neighbours share none."""
     name = f"app:in turn {number}"
     version = hashlib.sha256(name.encode()).digest()
     return Declared(name, version, SPECS[number % len(SPECS)], False, False, OPTIONS)

@@ -167,7 +167,7 @@ def test_a_loan_that_its_program_wants_no_more_says_nothing_of_its_use() -> None
     assert kinds(driven.out()) == [Borrow]
 
 
-def test_calls_that_were_given_back_were_of_no_use() -> None:
+def test_calls_that_were_given_back_are_not_among_those_that_a_loan_has_answered() -> None:
     driven = DrivenLoans().learned()
     process, _ = driven.given(2 * USEFUL_CALLS)
     process.answer(USEFUL_CALLS - 2)

@@ -189,6 +189,24 @@ def test_a_connection_that_the_turn_of_a_handler_gives_up_before_a_wait_is_made_
     connected(transport, listener).close()
 
 
+def test_a_wait_that_fails_for_another_reason_is_told(
+    transport: DirectTransport, listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be tried again and again, at once and in silence."""
+
+    def fail(*_: object) -> None:
+        raise OSError("too many descriptors")
+
+    with connected(transport, listen()):
+        monkeypatch.setattr(transport, "_ready", fail)
+        monkeypatch.setattr(transport, "_pause", fail)
+        with pytest.raises(OSError, match="too many"):
+            transport.receive(5)
+        with pytest.raises(OSError, match="too many"):
+            transport.pause(5)
+        monkeypatch.undo()
+
+
 def test_what_a_handler_raises_into_a_wait_reaches_the_program(transport: DirectTransport, listen: Listen) -> None:
     """Of whatever kind it is."""
 
