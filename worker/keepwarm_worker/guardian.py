@@ -26,6 +26,9 @@ MARKER_VARIABLE = "KEEPWARM_INSTANCE"
 KILL_WITHIN_S = 10.0
 _DEATH_WITHIN_S = 0.5
 _CLEAN_SCANS = 3
+_EXEC_WITHIN_S = 0.1
+_EXEC_LOOK_S = 0.001
+_KERNEL_THREAD = 0x00200000  # PF_KTHREAD of the kernel's sched.h
 _PROCESS_NAME = "keepwarm-guard"  # at most 15 characters, the kernel's limit
 _IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
 
@@ -131,11 +134,28 @@ def _needle(marker_prefix: str) -> bytes:
 
 
 def _environment(pid: int) -> bytes:
-    """The initial environment of a process, each entry after a zero byte; empty if it is a zombie or not ours."""
+    """The initial environment of a process, each entry after a zero byte; empty if it is a zombie or not ours.
+
+    In the midst of an exec a process has none for a moment: that is waited for, lest one that is marked be missed.
+    """
+    deadline_s = time.monotonic() + _EXEC_WITHIN_S
+    path = Path(f"/proc/{pid}/environ")
     try:
-        return b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
+        while not (entries := path.read_bytes()):
+            if _has_none(pid) or time.monotonic() > deadline_s:
+                entries = path.read_bytes()  # it may have got one since
+                break
+            time.sleep(_EXEC_LOOK_S)
     except OSError:
         return b""
+    return b"\0" + entries
+
+
+def _has_none(pid: int) -> bool:
+    """Whether a process has an empty environment for good. Of proc(5): fields 3, 9, 50 and 51 of `stat`."""
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    state, flags, start, end = fields[0], int(fields[6]), int(fields[47]), int(fields[48])
+    return state in (b"Z", b"X") or bool(flags & _KERNEL_THREAD) or (start == end != 0)
 
 
 def _guard(read_fd: int, marker_prefix: str) -> None:

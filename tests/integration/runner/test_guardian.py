@@ -14,6 +14,7 @@ import pytest
 from keepwarm_worker import guardian
 
 WITHIN_S = 2.0
+EXECS, SCANS = 6, 300
 AGENT = """
 import os, select, sys, time
 prefix, runner, directory = sys.argv[1:]
@@ -132,6 +133,22 @@ def test_leftovers_of_an_earlier_agent_are_killed_without_a_guardian(
     agent.communicate()
     guardian.kill_marked(prefix)
     assert not any(_runs(pid) for pid in pids)
+
+
+def test_a_process_in_the_midst_of_an_exec_is_found(no_process_left: None, prefix: str) -> None:
+    """It has no environment for a moment. These do nothing but exec; one in a hundred looks at one fell into a gap."""
+    again = 'exec /bin/sh -c "$0" "$0"'
+    environment = {**os.environ, guardian.MARKER_VARIABLE: f"{prefix}1"}
+    processes = [subprocess.Popen(["/bin/sh", "-c", again, again], env=environment) for _ in range(EXECS)]
+    try:
+        pids = {process.pid for process in processes}
+        scans = [set(guardian.marked_processes(prefix)) for _ in range(SCANS)]
+        assert [pids - found for found in scans if pids - found] == []
+        assert set(guardian.kill_marked(prefix)) == pids
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def _runs(pid: int) -> bool:
