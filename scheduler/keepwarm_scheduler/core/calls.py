@@ -234,6 +234,8 @@ def _go_on(cluster: Cluster, instance: Instance, attempt: Attempt) -> None:
     """The instance runs the next call already: the term begins anew beneath its pin, and there is room for another."""
     if attempt.keep_alive_us is not None:
         instance.lease.restart(attempt.function, cluster.now_ns, attempt.keep_alive_us)
+    else:
+        await_lease(cluster, instance)
     instance.pool.roomy[instance.instance_id] = instance
     serve(cluster, instance.pool)
 

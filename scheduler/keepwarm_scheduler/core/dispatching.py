@@ -411,9 +411,11 @@ def restart_lease(cluster: Cluster, instance: Instance, function: str, keep_aliv
 
 
 def await_lease(cluster: Cluster, instance: Instance) -> None:
-    """Something ended on the instance whose term only the agent knows: no deadline until its next beat tells."""
+    """Something ended on the instance whose term only the agent knows: no deadline until its next idle beat tells."""
     instance.is_lease_unknown = True
-    restart_lease(cluster, instance, UNKNOWN_TERM, FOREVER_US)
+    instance.lease.restart(UNKNOWN_TERM, cluster.now_ns, FOREVER_US)
+    if instance.state is InstanceState.IDLE:
+        hold_lease(cluster, instance)
 
 
 def rebuild_lease(cluster: Cluster, instance: Instance, leases: tuple[FunctionLease, ...]) -> None:

@@ -11,7 +11,7 @@ from keepwarm_scheduler.core.ahead import HORIZON_NS, depth
 from keepwarm_scheduler.core.estimates import MIN_SAMPLES, RunTimes
 from keepwarm_scheduler.core.transitions import InstanceState
 from keepwarm_wire import messages as wire
-from support.scheduler_driver import Agent, Client, Driver
+from support.scheduler_driver import BEAT_NS, SECOND_NS, Agent, Client, Driver
 
 DEPTH = 4
 """Of calls that run for 1 ms, which is what the model of an agent says of all."""
@@ -353,6 +353,25 @@ def test_a_new_scheduler_finds_all_of_them_where_they_are() -> None:
     assert [client.status(call) for call in calls] == ["succeeded"] * 4
     assert len(driver.of(wire.Dispatch)) == 4
     assert driver.node().free["cpu"] == 4000
+
+
+def test_what_nobody_has_claimed_renews_the_lease_though_a_call_was_to_run_after_it() -> None:
+    """Its keep_alive is known to the node alone: until that tells, there is no deadline."""
+    driver = Driver()
+    client, agent = short(driver, cpu=1000, keep_alive=5.0)
+    first, second = client.submit(), client.submit()
+    agent.disconnect(noticed=False)
+    driver.restart(after_s=4.0)
+    agent.connect()
+    driver.lose(wire.AttemptRefused)
+    agent.receive(driver.now_ns, wire.RecallAttempts(1, (agent.token_of(client, second),)))
+    driver.settle()
+    agent.end(client, first)
+    ended_ns = driver.now_ns
+    driver.advance(10)
+    (ending,) = agent.endings
+    assert ending.cause == "expired"
+    assert 0 <= ending.at_ns - (ended_ns + 5 * SECOND_NS) <= BEAT_NS
 
 
 def test_a_cancelled_call_that_waits_ends_and_leaves_its_process_and_its_lease_alone() -> None:
