@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.hot_path import baseline, chart
-from benchmarks.hot_path.choosing import OURS, POOL, SUBMITTED, TCP
+from benchmarks.hot_path.choosing import OURS, POOL, SUBMITTED, TCP, ZEROMQ
 from benchmarks.hot_path.figures import Sample, spread
 from benchmarks.hot_path.peers import PEERS, is_importable
 from benchmarks.hot_path.plan import QUICK, WORKLOADS
@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace) -> int:
     finally:
         if options.json:
             options.json.write_text(json.dumps([sample._asdict() for sample in samples], indent=1), encoding="utf-8")
-    print(report(samples, (OURS, POOL), (TCP, SUBMITTED)), end="")
+    print(report(samples, (OURS, POOL), (TCP, SUBMITTED, ZEROMQ)), end="")
     if options.chart:
         for file in chart.draw(samples, options.chart, [OURS, POOL, *others]):
             say(f"drawn: {file}")

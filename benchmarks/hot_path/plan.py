@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from benchmarks.hot_path import sharing, workloads
-from benchmarks.hot_path.choosing import OURS, POOL, SUBMITTED, TCP
+from benchmarks.hot_path.choosing import OURS, POOL, SUBMITTED, TCP, ZEROMQ
 from benchmarks.hot_path.workloads import Workload
 
 __all__ = ["MEASURED_BY", "ONE_CLIENT", "QUICK", "WORKLOADS", "systems_of"]
@@ -39,5 +39,5 @@ ONE_CLIENT = {"round_trip", "in_flight", "kilobyte", "millisecond", "idle", "gro
 def systems_of(workload: str, others: Sequence[str]) -> list[str]:
     """Who runs it, in turn: the two that always do, and which of the others can."""
     if workload == "curve":
-        return [TCP, SUBMITTED]  # nothing is lent over TCP
+        return [TCP, ZEROMQ, SUBMITTED]  # nothing is lent over TCP
     return [OURS, POOL, *(name for name in others if name == SUBMITTED or workload in ONE_CLIENT)]

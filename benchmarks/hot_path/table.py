@@ -91,8 +91,8 @@ def _noise(samples: Sequence[Sample]) -> str:
     return f"Others used the processors meanwhile, at worst: {named}. Look again when the machine is quiet."
 
 
-def report(samples: Sequence[Sample], compared: tuple[str, str], compared_over_tcp: tuple[str, str]) -> str:
-    """All tables: two systems compared, and two for ``curve``; processor time by part; and the noise."""
+def report(samples: Sequence[Sample], compared: tuple[str, str], over_tcp: tuple[str, ...]) -> str:
+    """All tables: two systems compared; for ``curve`` the first with each of the others; processor time by part; and the noise."""
     ours, reference = compared
     local = [sample for sample in samples if sample.workload != "curve"]
     curve = [sample for sample in samples if sample.workload == "curve"]
@@ -101,7 +101,7 @@ def report(samples: Sequence[Sample], compared: tuple[str, str], compared_over_t
     if local:
         blocks.append(_figures(local, ours, reference, others))
     if curve:
-        blocks.append(_figures(curve, *compared_over_tcp, []))
+        blocks += [_figures(curve, over_tcp[0], reference, []) for reference in over_tcp[1:]]
     if parts := _parts(samples):
         blocks.append(["Processor time per call by part, µs:", "", *parts])
     if samples:

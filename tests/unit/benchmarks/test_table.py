@@ -9,7 +9,7 @@ def sample(workload: str, system: str, repetition: int, cpu_us: float, **more: f
 
 
 def written(*samples: Sample) -> str:
-    return report(samples, ("keepwarm", "pool"), ("keepwarm over TCP", "keepwarm without lending"))
+    return report(samples, ("keepwarm", "pool"), ("keepwarm over TCP", "keepwarm without lending", "keepwarm through ZeroMQ"))
 
 
 def test_a_row_has_both_systems_and_their_ratio() -> None:
@@ -36,9 +36,11 @@ def test_a_peer_has_a_column_and_no_ratio() -> None:
     )
 
 
-def test_tcp_is_compared_with_the_local_socket_in_a_table_of_its_own() -> None:
-    text = written(sample("curve", "keepwarm over TCP", 0, 110), sample("curve", "keepwarm without lending", 0, 100))
+def test_tcp_is_compared_with_both_local_sockets_in_tables_of_their_own() -> None:
+    figures = {"keepwarm over TCP": 110, "keepwarm without lending": 100, "keepwarm through ZeroMQ": 88}
+    text = written(*(sample("curve", system, 0, cpu_us) for system, cpu_us in figures.items()))
     assert "| curve | processor time per call, µs | 110 | 100 | 1.10 |" in text.splitlines()
+    assert "| curve | processor time per call, µs | 110 | 88 | 1.25 |" in text.splitlines()
 
 
 def test_processor_time_is_split_by_part() -> None:

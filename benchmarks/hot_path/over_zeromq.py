@@ -1,4 +1,4 @@
-"""Keepwarm as between machines, on one: a scheduler with keys on a loopback port, an agent that joined, a login.
+"""Keepwarm whose frames all pass ZeroMQ: as between machines, or on a local socket without a direct one beside it.
 
 Rules: each party has a home of its own below ``KEEPWARM_HOME``, as if on its own machine. Daemons are children of this
 process and are ended with its tree.
@@ -11,27 +11,23 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.hot_path.systems import Keepwarm
+from benchmarks.hot_path.systems import KeepwarmSubmitted
+from keepwarm_wire.streams import PATH_BYTES_MAX
 
-__all__ = ["KeepwarmOverTcp"]
+__all__ = ["KeepwarmOverTcp", "KeepwarmThroughZeroMQ"]
 
 START_S = 30.0
 
 
-class KeepwarmOverTcp(Keepwarm):
-    """A cluster with keys on a loopback port: every connection is TCP, encrypted and authenticated by CURVE."""
+class _OwnDaemons(KeepwarmSubmitted):
+    """A cluster of which each party is started by hand. Nothing is lent."""
 
     def __init__(self) -> None:
         super().__init__()
         self._base = Path(os.environ["KEEPWARM_HOME"])
-        at = f"127.0.0.1:{_free_port()}"
-        self._tool("head", "init")
-        self._daemon("head", "Scheduler ready", "scheduler", "--bind", at)
-        token = self._tool("head", "token", "new", "--role", "agent")
-        self._daemon("node", "welcomed by the scheduler", "agent", "--at", at, "--node", "node", "--join", token)
-        token = self._tool("head", "token", "new", "--role", "client")
-        self._tool("user", "login", token, "--at", at)
-        os.environ |= {"KEEPWARM_HOME": str(self._home("user")), "KEEPWARM_ADDRESS": f"tcp://{at}"}
+
+    def _use(self, machine: str, address: str) -> None:
+        os.environ |= {"KEEPWARM_HOME": str(self._home(machine)), "KEEPWARM_ADDRESS": address}
 
     def _home(self, machine: str) -> Path:
         home = self._base / machine
@@ -66,6 +62,34 @@ class KeepwarmOverTcp(Keepwarm):
             if process.poll() is not None or time.monotonic() > deadline_s:
                 raise RuntimeError(f"keepwarm {arguments[0]} did not start: {log.read_text()[-2000:]}")
             time.sleep(0.02)
+
+
+class KeepwarmOverTcp(_OwnDaemons):
+    """A cluster with keys on a loopback port: every connection is TCP, encrypted and authenticated by CURVE."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        at = f"127.0.0.1:{_free_port()}"
+        self._tool("head", "init")
+        self._daemon("head", "Scheduler ready", "scheduler", "--bind", at)
+        token = self._tool("head", "token", "new", "--role", "agent")
+        self._daemon("node", "welcomed by the scheduler", "agent", "--at", at, "--node", "node", "--join", token)
+        token = self._tool("head", "token", "new", "--role", "client")
+        self._tool("user", "login", token, "--at", at)
+        self._use("user", f"tcp://{at}")
+
+
+class KeepwarmThroughZeroMQ(_OwnDaemons):
+    """A local cluster whose socket's path is so long that there is no room for the direct socket's: ZeroMQ's `ipc`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        directory = self._home("socket")
+        name = "s" * (PATH_BYTES_MAX - 1 - len(os.fsencode(directory)) - 1)
+        address = f"ipc://{directory / name}"
+        self._daemon("head", "Scheduler ready", "scheduler", "--bind", address)
+        self._daemon("node", "welcomed by the scheduler", "agent", "--at", address, "--node", "node")
+        self._use("head", address)
 
 
 def _free_port() -> int:
