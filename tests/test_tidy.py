@@ -37,6 +37,7 @@ MAY_SLEEP = {
     "tests/support/siege/": "peers that besiege a scheduler at a pace of their own",
     "scheduler/keepwarm_scheduler/journal_writer.py": "awaits room on a full disk, which nothing tells of",
     "scheduler/keepwarm_scheduler/daemon.py": "makes a flood wait: ZeroMQ cannot be told whom not to read",
+    "worker/keepwarm_worker/guardian.py": "awaits the end of another process's exec, which nothing tells of",
     "tests/support/hosts/": "what those are made with",
     "tests/support/waiting.py": "is how they await a condition",
     "sdk/keepwarm/local.py": "awaits processes that are not its children, which nothing else can tell of",
