@@ -109,7 +109,10 @@ class Phase(NamedTuple):
 
 
 class FunctionLease(NamedTuple):
-    """The lease that one function holds on an idle instance: its keep_alive and the time since its last end."""
+    """The lease that one function holds on an idle instance: its keep_alive and the time since its last end.
+
+    Without a name: the term that the instance was or is being started for.
+    """
 
     function: Name
     keep_alive_us: Duration

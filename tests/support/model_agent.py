@@ -63,6 +63,8 @@ class ModelAgent:
         self.platform = PLATFORM
         self.welcomed = False
         self.said_goodbye = False
+        self.tells_terms_of_starts = True
+        """Whether beats tell the term that an instance is being started for; agents of earlier versions do not."""
         self.memory_bytes = 1 << 20
         """What every process is measured to use."""
         self.instances: dict[int, ModelInstance] = {}
@@ -139,11 +141,16 @@ class ModelAgent:
             7,
             self.memory_bytes,
             self._since_us(instance.idle_since_ns) if instance.state == "idle" else 0,
-            tuple(
-                wire.FunctionLease(name, keep_alive_us, self._since_us(ended_ns))
-                for name, (keep_alive_us, ended_ns) in instance.leases.items()
-            ),
+            self._leases(instance),
             tuple(wire.RunningAttempt(each.attempt, each.session_id, each.call_number, 0) for each in running),
+        )
+
+    def _leases(self, instance: ModelInstance) -> tuple[wire.FunctionLease, ...]:
+        if instance.state == "starting" and self.tells_terms_of_starts:
+            return (wire.FunctionLease("", instance.command.keep_alive_us, 0),)
+        return tuple(
+            wire.FunctionLease(name, keep_alive_us, self._since_us(ended_ns))
+            for name, (keep_alive_us, ended_ns) in instance.leases.items()
         )
 
     def _since_us(self, then_ns: int) -> int:

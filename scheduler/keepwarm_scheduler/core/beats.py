@@ -19,6 +19,7 @@ from keepwarm_scheduler.core.dispatching import (
     stop,
 )
 from keepwarm_scheduler.core.instances import end_instance, instance_ready, new_room
+from keepwarm_scheduler.core.leases import UNSERVED
 from keepwarm_scheduler.core.nodes import new_capacity, use_again
 from keepwarm_scheduler.core.places import set_environments
 from keepwarm_scheduler.core.pressure import relieve
@@ -187,6 +188,8 @@ def _resume(cluster: Cluster, instance: Instance, reported: ReportedInstance) ->
     instance.sequence = reported.sequence
     rebuild_lease(cluster, instance, reported.leases)
     if reported.state in ("building", "starting"):
+        terms = {lease.function: lease.keep_alive_us for lease in reported.leases}
+        instance.keep_alive_us = terms.get(UNSERVED)  # None from an agent of an earlier version
         change(instance, INSTANCE, InstanceState.STARTING)
         instance.pool.starting += 1
     elif reported.state == "stopping":

@@ -225,10 +225,8 @@ def describe(state: AgentState, instance: Instance) -> wire.InstanceState:
     """The instance as a heartbeat tells of it."""
     now_ns = state.now_ns
     idle = instance.state is InstanceState.IDLE
-    leases = tuple(
-        wire.FunctionLease(name, lease.keep_alive_us, (now_ns - lease.ended_ns) // 1000)
-        for name, lease in instance.leases.items()
-    )
+    # Before it is ready: the term that it is started for, which a scheduler that is new knows from nowhere else.
+    leases = instance.leases or {NO_FUNCTION: Lease(instance.command.keep_alive_us, now_ns)}
     tokens = (instance.attempt, *instance.ahead) if instance.attempt else tuple(instance.ahead)
     running = tuple(describe_attempt(state, state.attempts[token]) for token in tokens)
     command = instance.command
@@ -242,7 +240,10 @@ def describe(state: AgentState, instance: Instance) -> wire.InstanceState:
         # Not less than what was booked for it: a scheduler that does not know it yet books this much.
         max(instance.memory_bytes, command.memory_bytes),
         (now_ns - instance.idle_since_ns) // 1000 if idle else 0,
-        leases,
+        tuple(
+            wire.FunctionLease(name, lease.keep_alive_us, (now_ns - lease.ended_ns) // 1000)
+            for name, lease in leases.items()
+        ),
         running,
         gpu_of(command),
     )

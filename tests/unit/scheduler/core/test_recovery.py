@@ -4,7 +4,7 @@ import pytest
 
 from keepwarm_scheduler.core.effects import ClaimPayload, DropPayload, ForgetNode
 from keepwarm_wire import messages as wire
-from support.scheduler_driver import Agent, Client, Driver, warm
+from support.scheduler_driver import BEAT_NS, Agent, Client, Driver, warm
 
 LARGE = wire.Reference(b"r" * 16, 1 << 20, b"d" * 32)
 
@@ -248,17 +248,34 @@ def test_a_warm_instance_of_the_last_epoch_serves_at_once() -> None:
 def test_an_instance_that_was_starting_keeps_the_term_it_was_started_for() -> None:
     driver = Driver()
     agent, client = driver.agent(starts=False), driver.client()
-    client.declare(keep_alive=10)
+    client.declare(keep_alive=0.3)
     client.submit()
     driver.clients.clear()
     driver.restart()
     agent.beats()
+    driver.advance(0.5)
     agent.started()
-    driver.advance(9.9)
-    assert not agent.endings
-    driver.advance(2.2)
-    assert [ending.cause for ending in agent.endings] == ["expired"]
-    assert all(ending.at_ns >= ending.lease_end_ns for ending in agent.endings)
+    driver.advance(15)
+    (ending,) = agent.endings
+    assert ending.cause == "expired"
+    assert 0 <= ending.at_ns - ending.lease_end_ns < 100_000_000
+
+
+def test_an_older_agent_tells_that_term_a_beat_after_its_instance_is_ready() -> None:
+    driver = Driver()
+    agent, client = driver.agent(starts=False), driver.client()
+    agent.tells_terms_of_starts = False
+    client.declare(keep_alive=0.3)
+    client.submit()
+    driver.clients.clear()
+    driver.restart()
+    agent.beats()
+    driver.advance(0.5)
+    agent.started()
+    driver.advance(15)
+    (ending,) = agent.endings
+    assert ending.cause == "expired"
+    assert 0 <= ending.at_ns - ending.lease_end_ns <= BEAT_NS
 
 
 def test_the_end_of_an_unclaimed_attempt_shortens_no_lease() -> None:

@@ -79,6 +79,14 @@ def test_an_idle_instance_is_asked_then_terminated_then_killed_and_ends_once() -
     assert not driver.out
 
 
+def test_a_beat_tells_for_which_term_an_instance_is_being_started() -> None:
+    driver = welcomed()
+    driver.start(keep_alive_us=7_000_000)
+    driver.wait(3)
+    (instance,) = driver.said(wire.AgentBeat)[-1].instances
+    assert (instance.state, instance.leases) == ("building", (wire.FunctionLease("", 7_000_000, 0),))
+
+
 @pytest.mark.parametrize("sequence", [0, 2])
 def test_a_stop_that_was_decided_on_old_news_is_refused(sequence: int) -> None:
     driver = welcomed()
