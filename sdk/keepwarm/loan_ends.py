@@ -5,7 +5,7 @@ from keepwarm.session_calls import Call
 from keepwarm_wire.fields import CHUNK_BYTES_MAX, TEXT_LONG_MAX
 from keepwarm_wire.messages import CallReport, Failure, Outcome, Status
 
-__all__ = ["FORGOTTEN", "SENTENCE_MAX", "cancelled", "ends_with_loan", "failed"]
+__all__ = ["FORGOTTEN", "SENTENCE_MAX", "cancelled", "end_with_loan", "failed"]
 
 SENTENCE_MAX = 8192
 """What is kept of a failure's sentence, as by an agent."""
@@ -33,8 +33,18 @@ def cancelled(report: CallReport | None = None) -> Outcome:
     return Outcome(0, Status.CANCELLED, b"", _CANCELLED, report)
 
 
-def ends_with_loan(call: Call, ended: Outcome) -> bool:
-    """Whether a call that had begun ends as its loan did; else it is submitted."""
+def end_with_loan(call: Call, ended: Outcome) -> Outcome | None:
+    """The outcome of a call that had begun when its loan ended so; None if it is to be submitted."""
+    outcome, failure = ended._replace(call_number=0), ended.failure
     if ended.status == Status.FAILED:
-        return ended.failure is not None and ended.failure.kind in _DEATHS
-    return ended.status == Status.LOST and ended is not FORGOTTEN and not call.function.options.retries.lost_node
+        return outcome if failure is not None and failure.kind in _DEATHS else None
+    if ended.status != Status.LOST or ended is FORGOTTEN:
+        return None
+    call.lost_nodes += 1
+    limit = call.function.options.retries.lost_node
+    if call.lost_nodes <= limit:
+        return None
+    if failure is not None:
+        how_often = f", for the {call.lost_nodes}. time; retries allow {limit}."
+        outcome = outcome._replace(failure=failure._replace(message=failure.message.removesuffix(".") + how_often))
+    return outcome

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from keepwarm import loan_timing
 from keepwarm.borrowing import MILLISECOND_NS, PRINTS_NS, USEFUL_CALLS, Borrower, Borrowing, Loan, Sent, report_of
 from keepwarm.held_calls import HeldCalls
-from keepwarm.loan_ends import FORGOTTEN, cancelled, ends_with_loan, failed
+from keepwarm.loan_ends import FORGOTTEN, cancelled, end_with_loan, failed
 from keepwarm.loan_frames import FrameError, Piece, Recalled, call_frame, cancel_frame, read, read_whole, recall_frame
 from keepwarm.loan_frames import Outcome as Ended
 from keepwarm.session_calls import Call, CallState
@@ -471,8 +471,8 @@ class Loans:
     def _end_doubtful(self, now_ns: int, call: Call, ended: Outcome) -> None:
         if call.cancelling:
             self._complete(now_ns, call, cancelled(ended.report))
-        elif ends_with_loan(call, ended):
-            self._complete(now_ns, call, ended._replace(call_number=0))
+        elif (outcome := end_with_loan(call, ended)) is not None:
+            self._complete(now_ns, call, outcome)
         else:
             call.state, call.loan = CallState.HELD, None
             self._submit(call)

@@ -93,7 +93,7 @@ class Call:
 
     __slots__ = (
         "arguments", "cancelling", "credited_bytes", "first_home", "function", "in_credit", "is_loan", "is_uploaded",
-        "lent_number", "loan", "number", "owner", "payload_id", "priority", "sha256", "size", "state",
+        "lent_number", "loan", "lost_nodes", "number", "owner", "payload_id", "priority", "sha256", "size", "state",
     )  # fmt: skip
 
     def __init__(
@@ -123,6 +123,8 @@ class Call:
         """That loan; or the one under which a process has the call, or had it at its end."""
         self.lent_number = 0
         """The call's number under that loan."""
+        self.lost_nodes = 0
+        """How many nodes were lost under loans while they ran it."""
 
     @property
     def is_large(self) -> bool:

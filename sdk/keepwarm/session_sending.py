@@ -232,7 +232,7 @@ class Sending:
             arguments = Reference(call.payload_id, call.size, call.sha256)
         call.state = CallState.SUBMITTED
         resent = call.first_home != self._home
-        self.outgoing.append(Submit(call.number, function.number, call.priority, resent, arguments))
+        self.outgoing.append(Submit(call.number, function.number, call.priority, resent, arguments, call.lost_nodes))
         if call.cancelling:
             self.outgoing.append(Cancel(call.number))
 

@@ -157,13 +157,17 @@ class DeclareFunction(NamedTuple):
 
 
 class Submit(NamedTuple):
-    """One call. ``resent`` is true when an earlier scheduler may already have dispatched it."""
+    """One call. ``resent`` is true when an earlier scheduler may already have dispatched it.
+
+    ``lost_nodes`` is how many nodes were lost under loans while they ran it.
+    """
 
     call_number: Count
     function_number: Small
     priority: Priority
     resent: bool
     arguments: Payload
+    lost_nodes: Small = 0
 
 
 class Borrow(NamedTuple):

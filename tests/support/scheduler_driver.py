@@ -87,11 +87,13 @@ class Client:
         self.say(declaration)
         return number
 
-    def submit(self, function: int = 1, *, number: int = 0, resent: bool = False, priority: int = 0) -> int:
+    def submit(
+        self, function: int = 1, *, number: int = 0, resent: bool = False, priority: int = 0, lost_nodes: int = 0
+    ) -> int:
         """Submit a call; its number."""
         number = number or self.last + 1
         self.last = max(self.last, number)
-        self.submitted[number] = wire.Submit(number, function, priority, resent, b"arguments")
+        self.submitted[number] = wire.Submit(number, function, priority, resent, b"arguments", lost_nodes)
         self.say(self.submitted[number])
         return number
 

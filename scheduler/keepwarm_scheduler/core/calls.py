@@ -152,7 +152,10 @@ def lose_attempt(cluster: Cluster, attempt: Attempt, *, was_node_lost: bool) -> 
     limit = 0 if call.is_loan else call.function.options.retries.lost_node
     if call.lost_nodes > limit and not call.cancel_reason:
         node = attempt.instance.node.name
-        message = f"Node {node} was lost while it ran the call, for the {call.lost_nodes}. time; retries allow {limit}."
+        message = f"Node {node} was lost while it ran the call"
+        if not call.is_loan:  # its client knows how often that is
+            message += f", for the {call.lost_nodes}. time; retries allow {limit}"
+        message += "."
         fail(cluster, call, Status.LOST, "node_lost", message)
         return
     place_again(cluster, call, has_run=attempt.is_running)

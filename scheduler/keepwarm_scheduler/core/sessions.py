@@ -277,7 +277,9 @@ def submit_call(cluster: Cluster, session: Session, message: Submit | Borrow) ->
     if isinstance(message, Borrow):
         call.is_loan = True
         submit(cluster, call)
-    elif message.resent or is_in_doubt(cluster, call):
+        return
+    call.lost_nodes = message.lost_nodes
+    if message.resent or is_in_doubt(cluster, call):
         hold_back(cluster, call)
     else:
         submit(cluster, call)

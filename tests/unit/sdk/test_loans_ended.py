@@ -178,9 +178,29 @@ def test_a_call_on_a_lost_node_runs_again_only_if_it_may(retries: int) -> None:
     if retries:
         driven.settle()
         assert driven.ends() == [(call, b"r")]
+        assert call.lost_nodes == 1
     else:
-        assert driven.ends() == [(call, Failure("node_lost", "Gone."))]
+        assert driven.ends() == [(call, Failure("node_lost", "Gone, for the 1. time; retries allow 0."))]
     driven.quiet()
+
+
+def test_the_scheduler_is_told_how_often_a_call_has_lost_its_node() -> None:
+    driven = DrivenLoans(LENDABLE._replace(retries=RetryLimits(lost_node=2))).learned()
+    process, _ = driven.given(1)
+    process.end(Status.LOST, Failure("node_lost", "Gone."))
+    process.close(begun=1)
+    [submit] = driven.sent(Submit)
+    assert isinstance(submit, Submit)
+    assert submit.lost_nodes == 1
+
+
+def test_what_a_call_has_lost_before_counts_when_it_is_lent_again() -> None:
+    driven = DrivenLoans(LENDABLE._replace(retries=RetryLimits(lost_node=2))).learned()
+    process, [call] = driven.given(1)
+    call.lost_nodes = 2
+    process.end(Status.LOST, Failure("node_lost", "Gone."))
+    process.close(begun=1)
+    assert driven.ends() == [(call, Failure("node_lost", "Gone, for the 3. time; retries allow 2."))]
 
 
 def test_calls_that_were_asked_back_are_not_those_that_had_begun(driven: DrivenLoans) -> None:

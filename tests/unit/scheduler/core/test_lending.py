@@ -129,6 +129,9 @@ def test_a_loan_ends_with_its_node() -> None:
     agent.disconnect()
     driver.advance(2)
     assert client.status(loan) == "lost"
+    failure = client.outcome(loan).failure
+    assert failure is not None
+    assert failure.message == "Node a was lost while it ran the call."  # its client knows how often
     assert not driver.cluster.loans
 
 

@@ -131,6 +131,18 @@ def test_a_call_that_lost_more_nodes_than_its_retries_allow_is_lost() -> None:
     assert client.status(1) == "lost"
 
 
+def test_nodes_that_a_call_lost_while_it_was_lent_count() -> None:
+    driver = Driver()
+    agent, client = driver.agent(), driver.client()
+    client.declare(retries=RetryLimits(lost_node=1))
+    call = client.submit(lost_nodes=1)
+    agent.disconnect()
+    driver.advance(3)
+    failure = client.outcome(call).failure
+    assert failure is not None
+    assert failure.message == "Node a was lost while it ran the call, for the 2. time; retries allow 1."
+
+
 def test_a_silent_node_that_speaks_again_has_to_say_hello_first() -> None:
     driver = Driver()
     _client, first, _ = two_nodes(driver)
