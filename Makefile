@@ -7,7 +7,7 @@ PACKAGES := sdk scheduler worker
 ALONE := $(patsubst %,tests/integration/test_%.py,benchmark_baseline lending_programs sdk_signals)
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check lint format types unit layers simulation integration multihost long bench clean
+.PHONY: help install demo test check lint format types unit layers simulation integration multihost chaos long bench clean
 
 help:
 	@echo "make demo         run two functions, cold and warm, and watch a lease count down"
@@ -16,6 +16,7 @@ help:
 	@echo "make simulation   the whole cluster, simulated under faults; and proof that the tests would notice"
 	@echo "make integration  real processes, real uv (needs a package index)"
 	@echo "make multihost    clusters of hosts made of network namespaces, and what befalls them (as root)"
+	@echo "make chaos        one such cluster, in a storm of everything that can happen to it (as root)"
 	@echo "make long         everything that is too long for every push"
 	@echo "make bench        the figures of docs/explanation/performance.md"
 	@echo "make format       rewrite the sources in the project's format"
@@ -33,7 +34,9 @@ install: .venv/installed
 demo: install
 	$(RUN)/keepwarm demo
 
-test: check simulation integration multihost
+# The last two mostly wait: one processor does for each.
+test: check simulation integration
+	$(MAKE) -j 2 --output-sync=target multihost chaos
 
 check: lint types unit
 
@@ -55,7 +58,10 @@ integration: install
 	$(RUN)/pytest -q $(ALONE)
 
 multihost: install
-	$(RUN)/pytest -q tests/multihost tests/chaos
+	$(RUN)/pytest -q tests/multihost
+
+chaos: install
+	$(RUN)/pytest -q tests/chaos
 
 long: install
 	KEEPWARM_TIER=long $(RUN)/pytest -q tests
