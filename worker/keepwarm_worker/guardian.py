@@ -146,7 +146,7 @@ def _environment(pid: int) -> bytes:
                 entries = path.read_bytes()  # it may have got one since
                 break
             time.sleep(_EXEC_LOOK_S)
-    except OSError:
+    except (OSError, IndexError):  # it is gone, or not ours; or this kernel tells less of it
         return b""
     return b"\0" + entries
 
