@@ -6,7 +6,8 @@ Rules:
 - A loan is asked for when such calls come one soon after another, or many at once. One loan at a time is asked for, as
   long as more calls are under way than there are processes; meanwhile the calls wait here. Where none will come, what
   the processes that there are cannot take is submitted.
-- Where a loan was of no use none is asked for during a while, the longer the more often: the calls are submitted.
+- Where a loan was of no use none is asked for during a while, the longer the more often, also for other functions:
+  the calls are submitted.
   Those that have not been sent when loans are of use again go to them after all.
 """
 
@@ -48,6 +49,9 @@ USEFUL_CALLS = 16
 
 BARRED_NS = 200 * MILLISECOND_NS
 BARRED_MAX_NS = 30_000 * MILLISECOND_NS
+SHARED_BAR_MAX_NS = 2_000 * MILLISECOND_NS
+"""So long at most no loan is asked for because of what another function of the program has found out."""
+
 PRINTS_NS = 60_000 * MILLISECOND_NS
 
 
@@ -169,10 +173,6 @@ class Borrowing:
         """Whether its calls are known to be."""
         return self.mean_ns > LENT_MAX_NS
 
-    def was_of_use(self) -> None:
-        """A loan has ended as it should."""
-        self.bars_ns = BARRED_NS
-
     def measure(self, run_us: int) -> None:
         """A call has run for so long."""
         run_ns = run_us * 1_000
@@ -234,6 +234,8 @@ class Borrower:
         """The functions whose calls go to loans, by their numbers."""
         self._secret = secret
         self._made = 0
+        self._bars_ns = BARRED_NS
+        """What the functions know together of how long loans are of no use."""
         self._borrow, self._cancel, self._submit, self._held = borrow, cancel, submit, held
 
     def takes(self, call: Call) -> bool:
@@ -291,6 +293,16 @@ class Borrower:
             self._turn_on(borrowing, call.priority)
         if borrowing.has_left_many:
             borrowing.has_left_many = self.take_held(TAKEN_BACK_MAX) > 0
+
+    def was_of_use(self, borrowing: Borrowing) -> None:
+        """A loan has ended as it should."""
+        borrowing.bars_ns = self._bars_ns = BARRED_NS
+
+    def was_of_no_use(self, now_ns: int, borrowing: Borrowing) -> None:
+        """Others have ended a loan before it was worth it, and would those of this program's other functions too."""
+        borrowing.bars_ns = max(borrowing.bars_ns, self._bars_ns)
+        borrowing.bar(now_ns)
+        self._bars_ns = min(borrowing.bars_ns, SHARED_BAR_MAX_NS)
 
     def printed(self, now_ns: int, function: Function) -> None:
         """A call of the function has printed something."""

@@ -424,9 +424,9 @@ class Loans:
             borrowing.bar(now_ns)
         elif outcome.status == Status.SUCCEEDED and not borrowing.is_barred:
             if not loan.is_of_no_use or loan.call.cancelling:
-                borrowing.was_of_use()
+                self.borrower.was_of_use(borrowing)
             elif not any(other is not loan for other in borrowing.loans):
-                borrowing.bar(now_ns)
+                self.borrower.was_of_no_use(now_ns, borrowing)
         if not loan.is_closed:
             self._let_go(loan)  # what is still to be read is read before that
         self._end(now_ns, loan)

@@ -9,7 +9,9 @@ def sample(workload: str, system: str, repetition: int, cpu_us: float, **more: f
 
 
 def written(*samples: Sample) -> str:
-    return report(samples, ("keepwarm", "pool"), ("keepwarm over TCP", "keepwarm without lending", "keepwarm through ZeroMQ"))
+    return report(
+        samples, ("keepwarm", "pool"), ("keepwarm over TCP", "keepwarm without lending", "keepwarm through ZeroMQ")
+    )
 
 
 def test_a_row_has_both_systems_and_their_ratio() -> None:

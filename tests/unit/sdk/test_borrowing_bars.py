@@ -9,6 +9,7 @@ from keepwarm.borrowing import (
     BARRED_NS,
     BURST,
     PRINTS_NS,
+    SHARED_BAR_MAX_NS,
     USEFUL_CALLS,
     Borrowing,
     report_of,
@@ -27,7 +28,7 @@ from keepwarm_wire.messages import (
     Status,
     Submit,
 )
-from support.driven_session import Driven, DrivenLoans, kinds, ran
+from support.driven_session import LENDABLE, Driven, DrivenLoans, kinds, ran
 
 REFUSED = Failure("not_lent", "Not lent.")
 
@@ -98,6 +99,43 @@ def test_a_loan_that_others_ended_after_few_calls_was_of_no_use(count: int, when
     process.end()
     driven.call()
     assert kinds(driven.out()) == ([Borrow] if count == USEFUL_CALLS else [Submit])
+
+
+def use_in_vain(driven: DrivenLoans) -> int:
+    """The function has a loan, which others end after a call; for how long it has none then."""
+    driven.learned()
+    process, _ = driven.given(1)
+    process.answer()
+    driven.get(LoanWanted(process.loan.call.number))
+    driven.out()
+    process.close(begun=1)
+    process.end()
+    borrowing = driven.function.borrowing
+    assert borrowing is not None
+    return borrowing.barred_ns - driven.now_ns
+
+
+def test_functions_of_a_program_learn_from_each_other_that_loans_are_of_no_use() -> None:
+    """Where they are called in turn: else each would have to find that out for itself, again and again."""
+    driven = DrivenLoans()
+    bars = []
+    for number in range(6):
+        driven.function = driven.declare(b"%d" % number, f"m:f{number}", LENDABLE)
+        bars.append(use_in_vain(driven))
+    assert bars == [min(BARRED_NS << number, SHARED_BAR_MAX_NS) for number in range(6)]
+
+
+def test_a_loan_of_use_says_that_those_of_other_functions_may_be_too() -> None:
+    driven = DrivenLoans()
+    use_in_vain(driven)
+    driven.function = driven.declare(b"2", "m:other", LENDABLE)
+    driven.learned()
+    process, _ = driven.given(1)
+    process.answer()
+    process.close(begun=1)
+    process.end()
+    driven.function = driven.declare(b"3", "m:third", LENDABLE)
+    assert use_in_vain(driven) == BARRED_NS
 
 
 def test_a_bar_is_over_for_many_calls_at_once_too() -> None:
