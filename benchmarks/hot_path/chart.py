@@ -29,7 +29,7 @@ COLUMNS = 3
 PANEL_INCHES = (3.6, 2.3)
 DOTS_PER_INCH = 150
 MARGIN = 1.25  # for the numbers behind the bars
-COLOURS = ("#1f6fb4", "#9a9a9a", "#d08a2e", "#5b9a4a", "#8a5fb0")
+COLOURS = ("#1f6fb4", "#9a9a9a", "#d08a2e", "#5b9a4a", "#8a5fb0", "#b04a4a")
 
 
 def draw(samples: Sequence[Sample], folder: Path, systems: Sequence[str]) -> list[Path]:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from benchmarks.hot_path.systems import KeepwarmSubmitted
+
 from keepwarm_wire.streams import PATH_BYTES_MAX
 
 __all__ = ["KeepwarmOverTcp", "KeepwarmThroughZeroMQ"]

@@ -92,7 +92,7 @@ def _noise(samples: Sequence[Sample]) -> str:
 
 
 def report(samples: Sequence[Sample], compared: tuple[str, str], over_tcp: tuple[str, ...]) -> str:
-    """All tables: two systems compared; for ``curve`` the first with each of the others; processor time by part; and the noise."""
+    """All tables: two systems compared, for ``curve`` one with each other; processor time by part; and the noise."""
     ours, reference = compared
     local = [sample for sample in samples if sample.workload != "curve"]
     curve = [sample for sample in samples if sample.workload == "curve"]
