@@ -6,8 +6,8 @@ Rules:
 - A loan is asked for when such calls come one soon after another, or many at once. One loan at a time is asked for, as
   long as more calls are under way than there are processes; meanwhile the calls wait here. Where none will come, what
   the processes that there are cannot take is submitted.
-- Where a loan was of no use none is asked for during a while, the longer the more often, also for other functions:
-  the calls are submitted.
+- Where a loan was of no use none is asked for during a while, the longer the more often that was so, of late with the
+  program's other functions too: the calls are submitted.
   Those that have not been sent when loans are of use again go to them after all.
 """
 
