@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.hot_path.systems import KeepwarmSubmitted
 
-from keepwarm_wire.streams import PATH_BYTES_MAX
+from keepwarm_wire.streams import PATH_BYTES_MAX, direct_path
 
 __all__ = ["KeepwarmOverTcp", "KeepwarmThroughZeroMQ"]
 
@@ -85,9 +85,11 @@ class KeepwarmThroughZeroMQ(_OwnDaemons):
 
     def __init__(self) -> None:
         super().__init__()
-        directory = self._home("socket")
-        name = "s" * (PATH_BYTES_MAX - 1 - len(os.fsencode(directory)) - 1)
-        address = f"ipc://{directory / name}"
+        path = self._home("socket") / "s"
+        path = path.with_name("s" * (PATH_BYTES_MAX - len(os.fsencode(path))))
+        address = f"ipc://{path}"
+        if direct_path(address):
+            raise RuntimeError(f"{path} leaves room for a direct socket, which would be measured instead")
         self._daemon("head", "Scheduler ready", "scheduler", "--bind", address)
         self._daemon("node", "welcomed by the scheduler", "agent", "--at", address, "--node", "node")
         self._use("head", address)

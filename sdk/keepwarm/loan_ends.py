@@ -34,7 +34,10 @@ def cancelled(report: CallReport | None = None) -> Outcome:
 
 
 def end_with_loan(call: Call, ended: Outcome) -> Outcome | None:
-    """The outcome of a call that had begun when its loan ended so; None if it is to be submitted."""
+    """The outcome of a call that had begun when its loan ended so; None if it is to be submitted.
+
+    A node that was lost is counted among the call's.
+    """
     outcome, failure = ended._replace(call_number=0), ended.failure
     if ended.status == Status.FAILED:
         return outcome if failure is not None and failure.kind in _DEATHS else None

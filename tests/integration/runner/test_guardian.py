@@ -136,7 +136,7 @@ def test_leftovers_of_an_earlier_agent_are_killed_without_a_guardian(
 
 
 def test_a_process_in_the_midst_of_an_exec_is_found(no_process_left: None, prefix: str) -> None:
-    """It has no environment for a moment. These do nothing but exec; one in a hundred looks at one fell into a gap."""
+    """It has no environment for a moment. These do nothing but exec; a few looks in a hundred fell into a gap."""
     again = 'exec /bin/sh -c "$0" "$0"'
     environment = {**os.environ, guardian.MARKER_VARIABLE: f"{prefix}1"}
     processes = [subprocess.Popen(["/bin/sh", "-c", again, again], env=environment) for _ in range(EXECS)]
